@@ -1,0 +1,94 @@
+"""Settings: frozen dataclasses filled from YAML and the command line.
+
+Types are coerced by the field they fill (YAML reads ``3e-4`` as a string), unknown keys are
+refused with the nearest match.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = "settings") -> T:
+    """Builds the dataclass ``cls`` from plain values.
+
+    Args:
+        cls: a dataclass whose fields are int, float, bool, str, tuples of these, or optional.
+        values: by field name.
+        where: named in errors, e.g. ``"agent 'meld'"``.
+
+    Raises:
+        ValueError: an unknown key (with the nearest match) or a value that does not fit its field.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    unknown = [key for key in values if key not in names]
+    if unknown:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}{suggestion(unknown[0], names)}")
+    return cls(**{key: coerce(value, hints[key], f"{where}: {key}") for key, value in values.items()})
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """The plain values of a settings dataclass, tuples as lists, fit for YAML and JSON."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(settings).items()}
+
+
+def suggestion(wrong: str, known: list[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest known name, else the list of known names."""
+    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+
+
+def coerce(value: Any, kind: Any, where: str) -> Any:
+    """``value`` as ``kind``, where nothing is lost by it.
+
+    Raises:
+        ValueError: ``where``, the value, and what was expected.
+    """
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        return coerce(value, next(o for o in options if o is not type(None)), where)
+    if origin is typing.Literal:
+        if value not in options:
+            raise ValueError(f"{where}: {value!r} is not one of {', '.join(map(repr, options))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{where}: expected a list, got {value!r}")
+        return tuple(coerce(item, options[0], where) for item in value)
+    try:
+        if kind is bool:
+            return _as_bool(value)
+        if kind is int:
+            if isinstance(value, bool) or float(value) != int(float(value)):
+                raise ValueError
+            return int(float(value))
+        if kind is float:
+            if isinstance(value, bool):
+                raise ValueError
+            return float(value)
+        if kind is str and isinstance(value, str):
+            return value
+    except (TypeError, ValueError, OverflowError):
+        pass
+    else:
+        if kind not in (bool, int, float, str):
+            return value
+    raise ValueError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
+
+
+def _as_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    raise ValueError
