@@ -1,0 +1,1 @@
+"""Networks: image encoder and decoder, Gaussian heads, perception, the latent state model."""

@@ -1,0 +1,163 @@
+"""From frames to features and back: two ways, one interface.
+
+``JointPerception`` is the paper's: encoder and decoder belong to the latent model and are trained by its
+evidence lower bound. ``CachedPerception`` is for small machines: a frame autoencoder is trained first and
+refreshed now and then, the episode store keeps its features, and the latent model explains features
+instead of pixels, which makes an update ten times cheaper on a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from meld_agents.nets.heads import log_normal, mlp
+from meld_agents.nets.images import ImageDecoder, ImageEncoder
+
+#: Frames encoded at once when whole blocks are encoded.
+ENCODE_BATCH = 512
+
+
+@dataclass(frozen=True)
+class PerceptionSettings:
+    """Sizes and likelihoods of perception."""
+
+    filters: tuple[int, ...]
+    feature_size: int
+    image_std: float
+    feature_std: float
+    decoded_frames: int
+    nonlinearity: str
+    hidden: int
+
+
+def to_unit(frames: Tensor) -> Tensor:
+    """uint8 frames ``(..., H, W, C)`` as float ``(..., C, H, W)`` in [0, 1]."""
+    return frames.movedim(-1, -3).contiguous(memory_format=torch.contiguous_format).float().div_(255.0)
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """Float frames ``(N, C, H, W)`` as uint8 ``(N, H, W, C)``, clipped."""
+    return frames.clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
+
+
+class JointPerception(nn.Module):
+    """Encoder and mirror decoder inside the latent model (paper, Appendix A)."""
+
+    cached = False
+
+    def __init__(self, shape: tuple[int, int, int], latent: int, settings: PerceptionSettings) -> None:
+        super().__init__()
+        self.settings, self.feature_size = settings, settings.feature_size
+        layers = (shape, settings.filters)
+        self.encoder = ImageEncoder(*layers, settings.feature_size, settings.nonlinearity, linear_output=False)
+        self.decoder = ImageDecoder(*layers, latent, settings.nonlinearity)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """uint8 frames ``(N, H, W, C)`` to features ``(N, F)``."""
+        return self.encoder(to_unit(frames))
+
+    def log_likelihood(self, frames: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean over frames of log p(x_t | z_t), pixels summed; frames ``(N, H, W, C)`` uint8, z ``(N, Z)``.
+
+        Where ``decoded_frames`` is set, a random subset stands for all: the same expectation, cheaper.
+        """
+        count = self.settings.decoded_frames
+        if 0 < count < len(z):
+            chosen = torch.randperm(len(z), generator=generator, device=z.device)[:count]
+            frames, z = frames[chosen], z[chosen]
+        target = to_unit(frames).flatten(1)
+        return log_normal(target, self.decoder(z).flatten(1), self.settings.image_std).mean()
+
+    @torch.no_grad()
+    def imagine(self, z: Tensor) -> np.ndarray:
+        """The frames ``(N, H, W, C)`` uint8 that latents ``(N, Z)`` expect."""
+        return to_uint8(self.decoder(z))
+
+
+class CachedPerception(nn.Module):
+    """A frame autoencoder with standardised features, and a decoder from latents to features."""
+
+    cached = True
+
+    def __init__(self, shape: tuple[int, int, int], latent: int, settings: PerceptionSettings) -> None:
+        super().__init__()
+        self.settings, self.feature_size = settings, settings.feature_size
+        layers = (shape, settings.filters)
+        size = settings.feature_size
+        self.encoder = ImageEncoder(*layers, size, settings.nonlinearity, linear_output=True)
+        self.decoder = ImageDecoder(*layers, size, settings.nonlinearity)
+        self.from_latent = mlp((latent, settings.hidden, settings.hidden, size), settings.nonlinearity)
+        self.shift: Tensor
+        self.scale: Tensor
+        self.register_buffer("shift", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    def autoencoder_parameters(self) -> list[nn.Parameter]:
+        """What :meth:`autoencoder_loss` trains; the rest belongs to the latent model."""
+        return [*self.encoder.parameters(), *self.decoder.parameters()]
+
+    def autoencoder_loss(self, frames: Tensor) -> Tensor:
+        """Mean squared error per pixel of uint8 frames ``(N, H, W, C)``."""
+        target = to_unit(frames)
+        return (self.decoder(self.encoder(target)) - target).square().mean()
+
+    @torch.no_grad()
+    def standardise(self, frames: Tensor) -> None:
+        """Fits shift and scale so that these frames' features have mean 0 and root mean square 1.
+
+        One scale for all features: directions in which frames differ little must stay small.
+        """
+        raw = self.encoder(to_unit(frames))
+        self.shift.copy_(raw.mean(0))
+        self.scale.fill_((raw - raw.mean(0)).square().mean().sqrt().clamp(min=1e-6).item())
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """uint8 frames ``(N, H, W, C)`` to standardised features ``(N, F)``; no gradient reaches the encoder."""
+        parts = [(self.encoder(to_unit(part)) - self.shift) / self.scale for part in frames.split(ENCODE_BATCH)]
+        return torch.cat(parts)
+
+    def log_likelihood(self, features: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean over frames of log p(f_t | z_t); features ``(N, F)``, z ``(N, Z)``."""
+        del generator  # all frames count: features are cheap
+        return log_normal(features, self.from_latent(z), self.settings.feature_std).mean()
+
+    @torch.no_grad()
+    def imagine(self, z: Tensor) -> np.ndarray:
+        """The frames ``(N, H, W, C)`` uint8 that latents ``(N, Z)`` expect."""
+        return to_uint8(self.decoder(self.from_latent(z) * self.scale + self.shift))
+
+
+class StatePerception(nn.Module):
+    """For state observations: nothing to encode; a decoder from latents to the state."""
+
+    cached = False
+
+    def __init__(self, shape: tuple[int, ...], latent: int, settings: PerceptionSettings) -> None:
+        super().__init__()
+        self.settings, self.feature_size = settings, shape[0]
+        self.from_latent = mlp((latent, settings.hidden, settings.hidden, shape[0]), settings.nonlinearity)
+
+    def encode(self, states: Tensor) -> Tensor:
+        """States ``(N, S)`` as they are."""
+        return states.float()
+
+    def log_likelihood(self, states: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean over steps of log p(s_t | z_t); states ``(N, S)``, z ``(N, Z)``."""
+        del generator
+        return log_normal(states.float(), self.from_latent(z), self.settings.feature_std).mean()
+
+
+Perception = JointPerception | CachedPerception | StatePerception
+
+
+def make_perception(kind: str, shape: tuple[int, ...], latent: int, settings: PerceptionSettings) -> Perception:
+    """The perception named ``joint`` or ``cached`` for images ``(H, W, C)``, or for states ``(S,)``."""
+    if len(shape) == 1:
+        return StatePerception(shape, latent, settings)
+    kinds = {"joint": JointPerception, "cached": CachedPerception}
+    return kinds[kind](shape, latent, settings)  # type: ignore[arg-type]
