@@ -1,0 +1,24 @@
+"""Families of tasks for meta-reinforcement learning from images; importing this registers them."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+from meld_envs.tasks import Task, TaskSet
+
+__all__ = ["FAMILIES", "Task", "TaskSet"]
+
+#: Gymnasium id -> the family's class. A new family is one file and one line here.
+FAMILIES: dict[str, str] = {
+    "meld/PointNav-v0": "meld_envs.families.point_nav:PointNav",
+    "meld/CheetahVel-v0": "meld_envs.families.cheetah_vel:CheetahVel",
+}
+
+for _id, _family in FAMILIES.items():
+    if _id not in gym.registry:
+        gym.register(
+            id=_id,
+            entry_point="meld_envs.env:TaskEnv",
+            vector_entry_point="meld_envs.env:TaskVectorEnv",
+            kwargs={"family": _family},
+        )

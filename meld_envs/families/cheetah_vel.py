@@ -1,0 +1,84 @@
+"""CheetahVel: run at a hidden speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from meld_envs.family import Family, Marker, Outcome, Parameter
+from meld_envs.tasks import Task
+from meld_envs.world import World
+
+#: Gymnasium's own model, from the installed package.
+MODEL_FILE = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml"
+TOTAL_MASS = 14.0  # kg, as the model file says
+
+MAX_SPEED = 3.0  # m/s: tasks are uniform in [0, 3] (paper, Section 5.1)
+ACTION_SCALE = 0.8  # of the motors' range (released code)
+CONTROL_COST = 0.01  # per squared unit of scaled action (paper, equation 6)
+SPARSE_SPEED_ERROR = 0.5  # m/s, within which the sparse reward is given (released code)
+SUCCESS_SPEED_ERROR = 0.2  # m/s (paper, appendix B.1)
+POSITION_NOISE = 0.1  # rad or m: uniform in +- this, on all coordinates
+VELOCITY_NOISE = 0.1  # standard deviation, on all coordinates
+SECOND = 10  # control steps
+
+
+class CheetahVel(Family):
+    """Gymnasium's half-cheetah, to run at a hidden speed."""
+
+    name = "CheetahVel"
+    parameters = (Parameter("velocity", 0.0, MAX_SPEED, "m/s"),)
+    episode_steps = 50
+    control_hz = 10.0
+    substeps = 10
+    action_size = 6
+    state_names = tuple(
+        kind + joint
+        for kind in ("", "d_")
+        for joint in ("rootx", "rootz", "rooty", "bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot")
+    )
+    state_bound = 1000.0
+    cameras = ("track",)
+
+    def build_model(self) -> mujoco.MjModel:
+        spec = mujoco.MjSpec.from_file(str(MODEL_FILE))
+        spec.compiler.settotalmass = -1  # deprecated in MuJoCo 3.17: done after compilation instead
+        model = spec.compile()
+        mujoco.mj_setTotalmass(model, TOTAL_MASS)
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+        return model
+
+    def draw_task(self, rng: np.random.Generator) -> Task:
+        return self.task(velocity=rng.uniform(0.0, MAX_SPEED))
+
+    def start_episode(self, world: World, rngs: Sequence[np.random.Generator]) -> None:
+        for sim, rng in enumerate(rngs):
+            world.qpos[sim] += rng.uniform(-POSITION_NOISE, POSITION_NOISE, world.model.nq)
+            world.qvel[sim] += VELOCITY_NOISE * rng.standard_normal(world.model.nv)
+        world.memory["x"] = np.repeat(world.qpos[:, :1], SECOND + 1, axis=1)
+
+    def control(self, world: World, actions: np.ndarray) -> None:
+        world.ctrl[:] = ACTION_SCALE * actions
+
+    def after_step(self, world: World) -> None:
+        """Remembers where the root was during the last second, newest last."""
+        world.memory["x"] = np.concatenate([world.memory["x"][:, 1:], world.qpos[:, :1]], axis=1)
+
+    def outcome(self, world: World, parameters: np.ndarray, actions: np.ndarray) -> Outcome:
+        target, x = parameters[:, 0], world.memory["x"]
+        error = np.abs((x[:, -1] - x[:, -2]) * self.control_hz - target)
+        dense = -error - CONTROL_COST * np.square(ACTION_SCALE * actions).sum(axis=1)
+        last_second = np.abs(x[:, -1] - x[:, 0] - target) <= SUCCESS_SPEED_ERROR
+        success = last_second & (world.steps >= SECOND)
+        return Outcome(dense, np.where(error < SPARSE_SPEED_ERROR, dense, 0.0), 0.0 - error, success)
+
+    def expert(self, world: World, parameters: np.ndarray) -> np.ndarray:
+        return np.zeros((world.num_sims, self.action_size))
+
+    def markers(self, world: World, sim: int, task: Task) -> tuple[Marker, ...]:
+        """A ball above the torso that moves ahead with the wanted speed, beside one that is where it should be."""
+        return ()

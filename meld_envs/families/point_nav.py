@@ -1,0 +1,75 @@
+"""PointNav: find a goal on a semicircle by the reward alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from meld_envs.family import Family, Marker, Outcome, Parameter
+from meld_envs.tasks import Task
+from meld_envs.world import World
+
+MODEL_FILE = Path(__file__).parent.parent / "assets" / "point_nav.xml"
+
+ARENA = 1.4  # m, half-width of the square that the disc cannot leave
+GOAL_RADIUS = 1.0  # m, of the semicircle of goals (paper, appendix D.1)
+SUCCESS_DISTANCE = 0.2  # m (paper, appendix D.1)
+MAX_MOVE = 0.15  # m per step
+RADIUS_TOLERANCE = 1e-6  # m, by which a task's goal may miss the semicircle
+
+
+class PointNav(Family):
+    """A disc on a plane, seen from above."""
+
+    name = "PointNav"
+    parameters = (
+        Parameter("goal_x", -GOAL_RADIUS, GOAL_RADIUS, "m"),
+        Parameter("goal_y", 0.0, GOAL_RADIUS, "m"),
+    )
+    episode_steps = 20
+    control_hz = 10.0
+    substeps = 1
+    action_size = 2
+    state_names = ("x", "y")
+    state_bound = 2.0
+    cameras = ("above",)
+
+    def build_model(self) -> mujoco.MjModel:
+        return mujoco.MjModel.from_xml_path(str(MODEL_FILE))
+
+    def draw_task(self, rng: np.random.Generator) -> Task:
+        angle = rng.uniform(0.0, math.pi)
+        return self.task(goal_x=GOAL_RADIUS * math.cos(angle), goal_y=GOAL_RADIUS * math.sin(angle))
+
+    def check_task(self, task: Task) -> None:
+        super().check_task(task)
+        if abs(math.hypot(*task.parameters.values()) - GOAL_RADIUS) > RADIUS_TOLERANCE:
+            raise ValueError(f"{task!r}: the goal must lie on the semicircle of radius {GOAL_RADIUS:g} m")
+
+    def control(self, world: World, actions: np.ndarray) -> None:
+        """Sets the velocity that makes exactly the asked move within one physics step."""
+        length = np.linalg.norm(actions, axis=1, keepdims=True)
+        moves = MAX_MOVE * actions / np.maximum(length, 1.0)
+        targets = np.clip(world.qpos + moves, -ARENA, ARENA)
+        world.qvel[:] = (targets - world.qpos) / world.model.opt.timestep
+
+    def outcome(self, world: World, parameters: np.ndarray, actions: np.ndarray) -> Outcome:
+        distance = np.linalg.norm(world.qpos - parameters, axis=1)
+        near = distance <= SUCCESS_DISTANCE
+        score = 0.0 - distance
+        return Outcome(score, np.where(near, 1.0 - distance, 0.0), score, near)
+
+    def state(self, world: World) -> np.ndarray:
+        return world.qpos.copy()
+
+    def expert(self, world: World, parameters: np.ndarray) -> np.ndarray:
+        """Straight to the goal."""
+        return (parameters - world.qpos) / MAX_MOVE
+
+    def markers(self, world: World, sim: int, task: Task) -> tuple[Marker, ...]:
+        goal = (task.parameters["goal_x"], task.parameters["goal_y"], 0.01)
+        size = (SUCCESS_DISTANCE, 0.005, 0.0)
+        return (Marker(mujoco.mjtGeom.mjGEOM_CYLINDER, size, goal, (0.1, 0.65, 0.2, 1.0)),)

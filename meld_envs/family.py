@@ -1,0 +1,165 @@
+"""What a family of tasks is: what varies, what is hidden, control, reward, success, horizon."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import mujoco
+import numpy as np
+
+from meld_envs.tasks import Task
+from meld_envs.world import World
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One number that may differ between tasks.
+
+    Attributes:
+        name: its name in :attr:`Task.parameters`.
+        low: smallest value a task may have.
+        high: largest value a task may have.
+        unit: for people.
+        hidden: whether an agent must infer it.
+    """
+
+    name: str
+    low: float
+    high: float
+    unit: str
+    hidden: bool = True
+
+
+class Outcome(NamedTuple):
+    """How well n simulations do, ``(n,)`` each.
+
+    Attributes:
+        dense: the shaped reward, float64.
+        sparse: the reward that is informative near the goal only, float64.
+        score: the family's own measure, higher is better, float64.
+        success: whether the family's criterion is met as of this step, bool.
+    """
+
+    dense: np.ndarray
+    sparse: np.ndarray
+    score: np.ndarray
+    success: np.ndarray
+
+
+class Marker(NamedTuple):
+    """A geom added to pictures for people (never to observations): what is hidden, made visible."""
+
+    shape: mujoco.mjtGeom
+    size: tuple[float, float, float]
+    position: tuple[float, float, float]
+    rgba: tuple[float, float, float, float]
+
+
+class Family(ABC):
+    """A family of tasks. Subclasses are stateless: all state lives in the :class:`World`.
+
+    To add an environment, write one such class in ``families/`` and one line in the table of
+    ``meld_envs/__init__.py``.
+    """
+
+    name: ClassVar[str]
+    parameters: ClassVar[tuple[Parameter, ...]]
+    num_train_tasks: ClassVar[int] = 30  # paper, Table 1
+    num_test_tasks: ClassVar[int] = 10  # paper, Table 1
+    episode_steps: ClassVar[int]
+    control_hz: ClassVar[float]
+    substeps: ClassVar[int]
+    action_size: ClassVar[int]
+    state_names: ClassVar[tuple[str, ...]]
+    state_bound: ClassVar[float]
+    cameras: ClassVar[tuple[str, ...]]
+    varied_fields: ClassVar[tuple[str, ...]] = ()
+    default_obs_type: ClassVar[str] = "pixels"
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The names of the hidden parameters, in the order of :meth:`Task.vector`."""
+        return tuple(p.name for p in self.parameters if p.hidden)
+
+    # Tasks ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def draw_task(self, rng: np.random.Generator) -> Task:
+        """Draws one task of the family's distribution."""
+
+    def task(self, **parameters: float) -> Task:
+        """The task with these parameters, checked.
+
+        Raises:
+            ValueError: a name or a value that the family does not have.
+        """
+        missing = [p.name for p in self.parameters if p.name not in parameters]
+        if missing or len(parameters) != len(self.parameters):
+            expected = ", ".join(p.name for p in self.parameters)
+            raise ValueError(f"a task of {self.name} has the parameters {expected}; got {', '.join(parameters)}")
+        ordered = {p.name: parameters[p.name] for p in self.parameters}
+        task = Task(self.name, ordered, self.parameter_names)
+        self.check_task(task)
+        return task
+
+    def check_task(self, task: Task) -> None:
+        """Raises if a task is not one of this family.
+
+        Raises:
+            TypeError: not a :class:`Task` at all.
+            ValueError: a task of another family, or a parameter out of its range.
+        """
+        if not isinstance(task, Task):
+            raise TypeError(f"expected a Task of {self.name}, got {type(task).__name__}: {task!r}")
+        if task.family != self.name:
+            raise ValueError(f"{task!r} belongs to {task.family}; this environment needs tasks of {self.name}")
+        if tuple(task.parameters) != tuple(p.name for p in self.parameters) or task.hidden != self.parameter_names:
+            expected = ", ".join(p.name for p in self.parameters)
+            raise ValueError(f"{task!r} does not have the parameters of {self.name}: {expected}")
+        for p in self.parameters:
+            if not p.low <= task.parameters[p.name] <= p.high:  # also catches NaN
+                raise ValueError(f"{task!r}: {p.name} must be in [{p.low:g}, {p.high:g}] {p.unit}")
+
+    def apply_task(self, world: World, sim: int, task: Task) -> None:  # noqa: B027 - most families vary no field
+        """Writes a task into one simulation's varied model fields."""
+
+    # Simulation -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build_model(self) -> mujoco.MjModel:
+        """Compiles the scene."""
+
+    def start_episode(self, world: World, rngs: Sequence[np.random.Generator]) -> None:
+        """Brings every simulation, just reset, into a start state; one generator per simulation."""
+
+    @abstractmethod
+    def control(self, world: World, actions: np.ndarray) -> None:
+        """Turns actions ``(n, A)`` in [-1, 1] into the simulations' next controls."""
+
+    @abstractmethod
+    def outcome(self, world: World, parameters: np.ndarray, actions: np.ndarray) -> Outcome:
+        """Judges the states reached.
+
+        Args:
+            world: the simulations after the step.
+            parameters: ``(n, number of parameters)``, each simulation's task.
+            actions: ``(n, A)``, what was done.
+        """
+
+    def after_step(self, world: World) -> None:  # noqa: B027 - most families remember nothing
+        """Updates ``world.memory`` with the states just reached."""
+
+    def state(self, world: World) -> np.ndarray:
+        """The physical state ``(n, S)`` float64, named by ``state_names``; nothing of the task in it."""
+        return np.concatenate([world.qpos, world.qvel], axis=1)
+
+    @abstractmethod
+    def expert(self, world: World, parameters: np.ndarray) -> np.ndarray:
+        """The scripted expert's actions ``(n, A)``; it knows the tasks."""
+
+    def markers(self, world: World, sim: int, task: Task) -> tuple[Marker, ...]:
+        """What pictures for people show of a task."""
+        return ()

@@ -1,0 +1,77 @@
+"""n simulations of one MuJoCo model, stepped together on a thread pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+from mujoco.batch import Batch
+
+
+class World:
+    """n simulations of one model; what an environment needs of a physics engine, and no more.
+
+    A narrow door on purpose: a simulation on a GPU can stand in its place.
+
+    Attributes:
+        model: the model that all simulations share (fields in ``varied`` excepted).
+        num_sims: n.
+        qpos: ``(n, nq)`` float64, live: a write is the state of the next step.
+        qvel: ``(n, nv)`` float64, live.
+        ctrl: ``(n, nu)`` float64, live.
+        steps: ``(n,)`` int64, control steps since the episode's start.
+        memory: what a family must remember between steps, by name, ``(n, ...)`` each.
+    """
+
+    def __init__(
+        self, model: mujoco.MjModel, num_sims: int, num_threads: int = 1, varied: Sequence[str] = ()
+    ) -> None:
+        """Builds the simulations.
+
+        Args:
+            model: compiled model.
+            num_sims: n, the number of simulations.
+            num_threads: threads that step them; results do not depend on it.
+            varied: names of model fields (as in ``MjModel``) that differ between simulations.
+        """
+        self.model = model
+        self.num_sims = num_sims
+        self._batch = Batch(model, nsim=num_sims, nthread=min(num_threads, num_sims))
+        self._fields = {name: self._batch.expand(name) for name in varied}
+        self.qpos = self._batch.bind("qpos")
+        self.qvel = self._batch.bind("qvel")
+        self.ctrl = self._batch.bind("ctrl")
+        self.steps = np.zeros(num_sims, dtype=np.int64)
+        self.memory: dict[str, np.ndarray] = {}
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether some model fields differ between simulations."""
+        return bool(self._fields)
+
+    def field(self, name: str) -> np.ndarray:
+        """The per-simulation values of a varied model field, ``(n, ...)``, live."""
+        return self._fields[name]
+
+    def constants_changed(self) -> None:
+        """Recomputes what MuJoCo derives from model fields, after writing masses, lengths or the like."""
+        self._batch.set_const()
+
+    def sim_model(self, sim: int, into: mujoco.MjModel) -> None:
+        """Writes one simulation's model, its own field values included, into a copy of the model."""
+        self._batch.get_model(sim, into)
+
+    def reset(self) -> None:
+        """Sets every simulation to the model's initial state, warm starts and time included."""
+        self._batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
+        self.steps[:] = 0
+
+    def step(self, substeps: int) -> None:
+        """Advances every simulation by one control step of so many physics steps.
+
+        Raises:
+            mujoco.batch.SimulationError: MuJoCo refused a state; the message names the simulations.
+        """
+        self._batch.step(nstep=substeps)
+        self.steps += 1
