@@ -29,6 +29,9 @@ SCENE = """
 
 def main() -> int:
     """Tries every backend in turn; returns the exit status."""
+    if "--draw" in sys.argv[1:]:
+        print(draw())
+        return 0
     reasons = []
     for backend in candidates():
         drawn, message = attempt(backend)
@@ -60,8 +63,8 @@ def attempt(backend: str) -> tuple[bool, str]:
     return result.returncode == 0, lines[-1].strip() if lines else f"exit status {result.returncode}"
 
 
-def draw() -> None:
-    """Draws a red ball, looks whether it is red, and prints the name of what drew it."""
+def draw() -> str:
+    """Draws a red ball, looks whether it is red, and returns the name of what drew it."""
     import mujoco
     from OpenGL import GL
 
@@ -74,8 +77,8 @@ def draw() -> None:
         name = GL.glGetString(GL.GL_RENDERER)
     if red < 64 or red < 2 * max(green, blue):
         raise SystemExit(f"a red ball came out as ({red}, {green}, {blue})")
-    print(name.decode() if name else "an unnamed renderer")
+    return name.decode() if name else "an unnamed renderer"
 
 
 if __name__ == "__main__":
-    sys.exit(draw() if "--draw" in sys.argv[1:] else main())
+    sys.exit(main())
