@@ -28,7 +28,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def run_python() -> RunPython:
-    """Runs ``python *arguments`` in a fresh process that finds this checkout's packages; returns what it said."""
+    """Runs ``python *arguments`` in a process of its own that finds this checkout; returns what it said."""
 
     def run(
         *arguments: str,
