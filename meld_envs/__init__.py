@@ -5,8 +5,9 @@ from __future__ import annotations
 import gymnasium as gym
 
 from meld_envs.tasks import Task, TaskSet
+from meld_envs.wrappers import TrialObservation
 
-__all__ = ["FAMILIES", "Task", "TaskSet"]
+__all__ = ["FAMILIES", "Task", "TaskSet", "TrialObservation"]
 
 #: Gymnasium id -> the family's class. A new family is one file and one line here.
 FAMILIES: dict[str, str] = {

@@ -3,49 +3,65 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
 
-from meld_envs.family import Marker
 from meld_envs.gl import WORKERS, Worker
 from meld_envs.world import World
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What drawing may cost.
+    """What drawing may cost; the defaults are those of observations (``docs/environments.md`` has the timings).
 
     Attributes:
-        shadow_size: width of the shadow map in pixels; 0 draws no shadows.
         samples: multisampling of edges; 0 for none.
-        reflections: whether shiny surfaces mirror the scene.
-        skybox: whether the model's sky is drawn (else black).
         slices: facets around a round geom.
         stacks: facets along a round geom.
+        shadow_size: width of the shadow map in pixels; 0 draws no shadows.
+        reflections: whether shiny surfaces mirror the scene.
+        skybox: whether the model's sky is drawn (else black).
     """
 
+    samples: int = 4
+    slices: int = 8
+    stacks: int = 4
     shadow_size: int = 0
-    samples: int = 0
     reflections: bool = False
     skybox: bool = False
-    slices: int = 12
-    stacks: int = 6
 
 
-FAST = Quality()
-PEOPLE = Quality(shadow_size=2048, samples=4, reflections=True, skybox=True, slices=28, stacks=16)
+#: For pictures and videos that people look at.
+PEOPLE = Quality(samples=4, slices=28, stacks=16, shadow_size=2048, reflections=True, skybox=True)
+
+
+class Marker(NamedTuple):
+    """A geom added to pictures for people, never to observations: what is hidden, made visible.
+
+    Attributes:
+        shape: kind of geom.
+        size: as in MJCF, metres.
+        position: of its centre in the world, metres.
+        rgba: colour.
+    """
+
+    shape: mujoco.mjtGeom
+    size: tuple[float, float, float]
+    position: tuple[float, float, float]
+    rgba: tuple[float, float, float, float]
 
 
 class Camera:
     """Draws n simulations from one or more of the model's cameras, side by side."""
 
     def __init__(
-        self, world: World, names: Sequence[str], size: int, num_threads: int = 1, quality: Quality = FAST
+        self, world: World, names: Sequence[str], size: int, num_threads: int = 1, quality: Quality | None = None
     ) -> None:
         """Prepares; no OpenGL is touched before the first frame.
 
@@ -54,15 +70,16 @@ class Camera:
             names: cameras of the model, from left to right.
             size: height of the picture and width of each camera's part, in pixels.
             num_threads: worker threads to draw on; the pixels do not depend on it.
-            quality: what drawing may cost.
+            quality: what drawing may cost; by default what observations may cost.
         """
         self.size = size
         self.shape = (size, size * len(names), 3)
         self._world = world
         self._camera_ids = [mujoco.mj_name2id(world.model, mujoco.mjtObj.mjOBJ_CAMERA, name) for name in names]
-        self._quality = quality
+        self._quality = quality or Quality()
         self._num_threads = num_threads
         self._easels: list[tuple[Worker, _Easel]] = []
+        self._finalizer = weakref.finalize(self, _free, self._easels)
 
     def draw(self, markers: Sequence[Sequence[Marker]] | None = None, sims: Sequence[int] | None = None) -> np.ndarray:
         """Draws the simulations as they are now.
@@ -94,13 +111,14 @@ class Camera:
 
     def close(self) -> None:
         """Frees what the graphics library holds for this camera."""
-        easels, self._easels = self._easels, []
-        for future in [worker.submit(easel.free, worker) for worker, easel in easels]:
+        for future in _free(self._easels):
             future.result()
 
     def _get_easels(self, num_sims: int) -> list[tuple[Worker, _Easel]]:
         count = max(1, min(self._num_threads, num_sims))
         workers = WORKERS.get(count)
+        if any(worker is not known for worker, (known, _) in zip(workers, self._easels, strict=False)):
+            self._easels.clear()  # drawn in the parent process before a fork: its threads are not ours
         for worker in workers[len(self._easels) :]:
             self._easels.append((worker, _Easel(self._world, self._camera_ids, self.size, self._quality)))
         return self._easels[:count]
@@ -159,9 +177,16 @@ class _Easel:
             self._model, self._data, self._options, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
         for marker in markers:
-            _add_marker(self._scene, marker)
+            add_marker(self._scene, marker)
         mujoco.mjr_render(self._rect, self._scene, self._context)
         mujoco.mjr_readPixels(self._pixels, None, self._rect, self._context)
+
+
+def _free(easels: list[tuple[Worker, _Easel]]) -> list[Future[Any]]:
+    """Asks the workers to free the easels, and forgets them."""
+    futures = [worker.submit(easel.free, worker) for worker, easel in easels]
+    easels.clear()
+    return futures
 
 
 def _drawing_model(model: mujoco.MjModel, size: int, quality: Quality) -> mujoco.MjModel:
@@ -183,10 +208,14 @@ def _fixed_camera(camera_id: int) -> mujoco.MjvCamera:
     return camera
 
 
-def _add_marker(scene: mujoco.MjvScene, marker: Marker) -> None:
-    geom = scene.geoms[scene.ngeom]
+def add_marker(scene: mujoco.MjvScene, marker: Marker) -> None:
+    """Appends a marker to a scene."""
     mujoco.mjv_initGeom(
-        geom, marker.shape, np.array(marker.size), np.array(marker.position), np.eye(3).ravel(),
+        scene.geoms[scene.ngeom],
+        marker.shape,
+        np.array(marker.size),
+        np.array(marker.position),
+        np.eye(3).ravel(),
         np.array(marker.rgba, dtype=np.float32),
     )
     scene.ngeom += 1

@@ -18,6 +18,7 @@ from meld_envs.config import EnvConfig
 from meld_envs.family import Family, Outcome
 from meld_envs.schedule import Schedule, parse_schedules
 from meld_envs.tasks import Task, TaskSet
+from meld_envs.window import Window
 from meld_envs.world import World
 
 PEOPLE_HEIGHT = 480  # pixels, of pictures for people
@@ -71,7 +72,8 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         threads = min(self.config.threads, self.num_envs)
         self._world = World(self.family.build_model(), self.num_envs, threads, self.family.varied_fields)
-        self._camera = Camera(self._world, self.family.cameras, self.config.image_size, threads)
+        self._camera = Camera(self._world, self.family.cameras, self.config.image_size, threads, self.family.quality)
+        self._window = Window(self.family.cameras[0])
         self._people_camera = Camera(self._world, self.family.cameras, PEOPLE_HEIGHT, 1, PEOPLE)
 
         self.single_observation_space = self._observation_space()
@@ -173,6 +175,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _returns(self, outcome: Outcome) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         reward = outcome.dense if self.config.reward_type == "dense" else outcome.sparse
         truncated = np.full(self.num_envs, self._ended)
+        self._show()
         return self._observe(), reward.copy(), np.zeros(self.num_envs, bool), truncated, self._info(outcome)
 
     def _start_trials(
@@ -184,7 +187,13 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._trial_step, self._ended = 0, False
         self._apply_schedules(0)
         outcome = self._start_episode()
+        self._show()
         return self._observe(), self._info(outcome)
+
+    def _show(self) -> None:
+        """In human mode every step is shown as it happens, as in Gymnasium's own environments."""
+        if self.render_mode == "human":
+            self.render()
 
     def _start_episode(self) -> Outcome:
         self._world.reset()
@@ -218,7 +227,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ResetNeeded(f"{self.family.name}: the trials have ended (truncated); call reset() before step()")
         values = np.asarray(actions)
         expected = (self.num_envs, self.family.action_size)
-        if values.shape != expected or not np.issubdtype(values.dtype, np.number):
+        if values.shape != expected or values.dtype.kind not in "fiu":
             raise ValueError(
                 f"{self.family.name}: expected actions of shape {expected} (trials, action), "
                 f"got {values.shape} of {values.dtype}"
@@ -274,10 +283,13 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._people_camera.draw(markers, trials)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """One picture for people per trial, in ``"rgb_array"`` mode."""
-        if self.render_mode != "rgb_array":
-            return None
-        return tuple(self.render_people())
+        """One picture for people per trial, in ``"rgb_array"`` mode; in ``"human"`` mode the first trial's window."""
+        if self.render_mode == "rgb_array":
+            return tuple(self.render_people())
+        if self.render_mode == "human":
+            self._require_reset("render()")
+            self._window.show(self._world, 0, self.family.markers(self._world, 0, self._tasks[0]))
+        return None
 
     def _require_reset(self, what: str) -> None:
         if self._trial_step < 0:
@@ -287,6 +299,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Frees the cameras."""
         self._camera.close()
         self._people_camera.close()
+        self._window.close()
 
 
 class TaskEnv(gym.Env[np.ndarray, np.ndarray]):

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import mujoco
 import numpy as np
 
+from meld_envs.camera import Marker, Quality
 from meld_envs.tasks import Task
 from meld_envs.world import World
 
@@ -49,15 +50,6 @@ class Outcome(NamedTuple):
     success: np.ndarray
 
 
-class Marker(NamedTuple):
-    """A geom added to pictures for people (never to observations): what is hidden, made visible."""
-
-    shape: mujoco.mjtGeom
-    size: tuple[float, float, float]
-    position: tuple[float, float, float]
-    rgba: tuple[float, float, float, float]
-
-
 class Family(ABC):
     """A family of tasks. Subclasses are stateless: all state lives in the :class:`World`.
 
@@ -76,6 +68,7 @@ class Family(ABC):
     state_names: ClassVar[tuple[str, ...]]
     state_bound: ClassVar[float]
     cameras: ClassVar[tuple[str, ...]]
+    quality: ClassVar[Quality] = Quality()
     varied_fields: ClassVar[tuple[str, ...]] = ()
     default_obs_type: ClassVar[str] = "pixels"
 

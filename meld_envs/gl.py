@@ -6,8 +6,9 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -57,13 +58,30 @@ _CREATION = threading.Lock()
 _BACKENDS: dict[str, Callable[[], GLContext]] = {"egl": _egl_context, "osmesa": _osmesa_context}
 
 
+@contextmanager
+def _llvmpipe_threads(count: str) -> Iterator[None]:
+    """Lets Mesa's software renderer draw in our threads instead of its own, unless the user chose a number.
+
+    A small picture is one tile of work: handing it to further threads costs more than drawing it. Mesa
+    reads the variable when the display is set up.
+    """
+    if "LP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["LP_NUM_THREADS"] = count
+    try:
+        yield
+    finally:
+        del os.environ["LP_NUM_THREADS"]
+
+
 def create_context() -> GLContext:
     """An off-screen context for the calling thread: what MUJOCO_GL says, else EGL, else OSMesa.
 
     Raises:
         GLError: none can be had.
     """
-    with _CREATION:
+    with _CREATION, _llvmpipe_threads("0"):
         return _create_context()
 
 

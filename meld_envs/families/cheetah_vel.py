@@ -9,7 +9,8 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from meld_envs.family import Family, Marker, Outcome, Parameter
+from meld_envs.camera import Marker
+from meld_envs.family import Family, Outcome, Parameter
 from meld_envs.tasks import Task
 from meld_envs.world import World
 
@@ -80,5 +81,14 @@ class CheetahVel(Family):
         return np.zeros((world.num_sims, self.action_size))
 
     def markers(self, world: World, sim: int, task: Task) -> tuple[Marker, ...]:
-        """A ball above the torso that moves ahead with the wanted speed, beside one that is where it should be."""
-        return ()
+        """Two bars above the cheetah, as long as speeds are fast: green the wanted one, blue the last second's."""
+        x = world.memory["x"][sim]
+        return (
+            _speed_bar(x[-1], 1.6, task.parameters["velocity"], (0.1, 0.7, 0.2, 1.0)),
+            _speed_bar(x[-1], 1.45, abs(x[-1] - x[0]), (0.2, 0.3, 0.9, 1.0)),
+        )
+
+
+def _speed_bar(x: float, height: float, speed: float, rgba: tuple[float, float, float, float]) -> Marker:
+    half_length = max(0.3 * speed, 0.01)
+    return Marker(mujoco.mjtGeom.mjGEOM_BOX, (half_length, 0.03, 0.03), (x - 1.0 + half_length, 0.0, height), rgba)

@@ -8,7 +8,8 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from meld_envs.family import Family, Marker, Outcome, Parameter
+from meld_envs.camera import Marker, Quality
+from meld_envs.family import Family, Outcome, Parameter
 from meld_envs.tasks import Task
 from meld_envs.world import World
 
@@ -36,6 +37,7 @@ class PointNav(Family):
     state_names = ("x", "y")
     state_bound = 2.0
     cameras = ("above",)
+    quality = Quality(slices=32)  # a round disc
 
     def build_model(self) -> mujoco.MjModel:
         return mujoco.MjModel.from_xml_path(str(MODEL_FILE))
