@@ -1,0 +1,144 @@
+"""Line charts with intervals as inline SVG; colours follow the page's light or dark scheme."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.html import Html, element
+
+WIDTH, HEIGHT = 520, 300
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 44
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve, with a band where ``low`` and ``high`` are given.
+
+    Attributes:
+        name: for the tooltip.
+        colour: the index of a colour of the page.
+        x, y: ``(n,)``; one point makes a level across the chart.
+        low, high: ``(n,)`` or None.
+    """
+
+    name: str
+    colour: int
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+def line_chart(
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    y_range: tuple[float, float] | None = None,
+    marks: Sequence[float] = (),
+) -> Html:
+    """A chart.
+
+    Args:
+        series: at least one, with finite values.
+        x_label, y_label: with units.
+        y_range: default: what the values span.
+        marks: x positions of vertical lines (episode boundaries).
+    """
+    x_low, x_high = _span([s.x for s in series])
+    y_low, y_high = y_range or _padded(_span([a for s in series for a in (s.y, s.low, s.high) if a is not None]))
+    frame = _Frame(x_low, x_high, y_low, y_high)
+    parts = [*_axes(frame, x_label, y_label), *(_mark(frame, x) for x in marks)]
+    parts += [band for s in series if (band := _band(frame, s)) is not None]
+    parts += [part for s in series for part in _line(frame, s)]
+    label = f"{y_label} by {x_label}"
+    return element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="chart")
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The mapping from values to the drawing."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    def x(self, value: float) -> float:
+        return round(LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (WIDTH - LEFT - RIGHT), 2)
+
+    def y(self, value: float) -> float:
+        inside = min(max(value, self.y_low), self.y_high)
+        return round(TOP + (self.y_high - inside) / (self.y_high - self.y_low) * (HEIGHT - TOP - BOTTOM), 2)
+
+
+def _span(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
+    values = np.concatenate([np.ravel(array) for array in arrays])
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _padded(span: tuple[float, float]) -> tuple[float, float]:
+    margin = 0.05 * (span[1] - span[0])
+    return span[0] - margin, span[1] + margin
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round values between two bounds: steps of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def tick_text(value: float) -> str:
+    """``20k`` for 20,000; no trailing zeros."""
+    if abs(value) < 1e-12:
+        return "0"
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{letter}".replace("-", "−")
+    return f"{value:.4g}".replace("-", "−")
+
+
+def _axes(frame: _Frame, x_label: str, y_label: str) -> list[Html]:
+    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    parts = []
+    for value in ticks(frame.y_low, frame.y_high):
+        y = frame.y(value)
+        parts.append(element("line", x1=LEFT, x2=right, y1=y, y2=y, class_="rule"))
+        parts.append(element("text", tick_text(value), x=LEFT - 7, y=y + 4, text_anchor="end"))
+    for value in ticks(frame.x_low, frame.x_high, 6):
+        parts.append(element("text", tick_text(value), x=frame.x(value), y=bottom + 17, text_anchor="middle"))
+    parts.append(element("line", x1=LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"))
+    parts.append(element("text", x_label, x=(LEFT + right) / 2, y=HEIGHT - 6, text_anchor="middle", class_="label"))
+    middle = (TOP + bottom) / 2
+    turned = f"rotate(-90 12 {middle})"
+    parts.append(element("text", y_label, x=12, y=middle, text_anchor="middle", transform=turned, class_="label"))
+    return parts
+
+
+def _mark(frame: _Frame, x: float) -> Html:
+    return element("line", x1=frame.x(x), x2=frame.x(x), y1=TOP, y2=HEIGHT - BOTTOM, class_="mark")
+
+
+def _band(frame: _Frame, series: Series) -> Html | None:
+    if series.low is None or series.high is None or len(series.x) < 2:
+        return None
+    there = [f"{frame.x(x)},{frame.y(y)}" for x, y in zip(series.x, series.high)]
+    back = [f"{frame.x(x)},{frame.y(y)}" for x, y in zip(series.x[::-1], series.low[::-1])]
+    return element("path", d=f"M{' L'.join(there + back)} Z", class_=f"band c{series.colour}")
+
+
+def _line(frame: _Frame, series: Series) -> list[Html]:
+    title = element("title", f"{series.name}: {series.y[-1]:.3g} at the end")
+    if len(series.x) == 1:  # a reference that does not learn: a level
+        y = frame.y(series.y[0])
+        return [element("line", title, x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_=f"curve level c{series.colour}")]
+    points = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in zip(series.x, series.y))
+    dot = element("circle", cx=frame.x(series.x[-1]), cy=frame.y(series.y[-1]), r=3, class_=f"dot c{series.colour}")
+    return [element("polyline", title, points=points, class_=f"curve c{series.colour}"), dot]

@@ -1,0 +1,413 @@
+"""The plan: which agents learn which families with which seeds, and every number that this depends on.
+
+A plan is filled from a preset (``benchmarks/presets/*.yaml``) and the command line, checked, and kept
+as ``plan.yaml`` in the results folder, from which everything else is made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import yaml
+
+import meld_envs  # noqa: F401 (registers the families)
+from benchmarks.errors import RequestError
+from meld_agents.registry import AgentError, find_agent
+from meld_agents.settings import coerce, from_mapping, suggestion, to_mapping
+
+PRESETS = Path(__file__).parent / "presets"
+NAMESPACE = "meld/"
+
+#: What an agent's name may consist of: it becomes a folder's name and a cell of tables.
+_NAME = re.compile(r"[A-Za-z_][\w.:\-]*")
+_ENV_ID = re.compile(r"[A-Za-z_][\w.:/\-]*")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How agents are meta-tested.
+
+    Attributes:
+        every: environment steps of meta-training between evaluations.
+        trials_per_task: trials of each held-out task at each of them.
+        final_trials_per_task: trials of each held-out task at the last one.
+        train_tasks: how many training tasks are tried as well (train-test gap, probes); evenly spread.
+        videos: filmed held-out trials at the end.
+        probes: whether beliefs are probed for task parameters and physical state.
+    """
+
+    every: int
+    trials_per_task: int = 1
+    final_trials_per_task: int = 3
+    train_tasks: int = 40
+    videos: int = 2
+    probes: bool = True
+
+
+@dataclass(frozen=True)
+class EnvPlan:
+    """One family: keywords for ``gym.make_vec``, the training budget, settings of agents for it alone."""
+
+    env_steps: int
+    make: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one agent on one family with one seed."""
+
+    env: str
+    agent: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Its folder inside the results folder: ``<env>/<agent>/seed<k>``."""
+        return Path(self.env.rpartition(":")[2]) / self.agent.replace(":", "-") / f"seed{self.seed}"
+
+    def __str__(self) -> str:
+        return f"{self.env.rpartition('/')[2]} {self.agent} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for, complete."""
+
+    preset: str
+    description: str
+    agents: tuple[str, ...]
+    seeds: tuple[int, ...]
+    envs: Mapping[str, EnvPlan]
+    settings: Mapping[str, Mapping[str, Any]]
+    evaluation: Evaluation
+    max_minutes: float | None
+    device: str = "auto"
+
+    def jobs(self) -> list[Job]:
+        """Every run of the plan, the largest training budgets first."""
+        jobs = [Job(env, agent, seed) for env in self.envs for seed in self.seeds for agent in self.agents]
+        return sorted(jobs, key=lambda job: -self.budget(job))
+
+    def budget(self, job: Job) -> int:
+        """The job's environment steps of meta-training; 0 for a reference, which does not learn."""
+        return self.envs[job.env].env_steps if getattr(find_agent(job.agent), "learns", True) else 0
+
+    def agent_settings(self, job: Job) -> dict[str, Any]:
+        """The agent's settings for this family, completed by the agent.
+
+        Raises:
+            RequestError: the agent does not know a key, or a value does not fit.
+        """
+        given = {**self.settings.get(job.agent, {}), **self.envs[job.env].settings.get(job.agent, {})}
+        try:
+            return dict(find_agent(job.agent).resolve(given))
+        except ValueError as error:
+            raise RequestError(f"settings of agent {job.agent!r}: {error}") from error
+
+
+# ---------------------------------------------------------------------------------------------- presets
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The preset's values.
+
+    Args:
+        name: a short name, or the path of a YAML file of one's own.
+
+    Raises:
+        RequestError: there is no such preset (with the nearest match), or it is not YAML.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        if path.parent != PRESETS:
+            raise RequestError(f"there is no preset file {name}")
+        raise RequestError(f"unknown preset {name!r}{suggestion(name, preset_names())}")
+    return load_yaml(path)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, by the safe loader.
+
+    Raises:
+        RequestError: the file cannot be read, or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RequestError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RequestError(f"{path}: expected a mapping at the top, got {type(values).__name__}")
+    return values
+
+
+# ---------------------------------------------------------------------------------------- the command line
+
+
+def override(values: dict[str, Any], assignment: str, agents: Sequence[str]) -> None:
+    """Applies one ``--set KEY=VALUE`` to a preset's values.
+
+    Args:
+        values: changed in place.
+        assignment: a dotted key of the preset, or ``agent.setting``, and a YAML value.
+        agents: names for which the short form is understood.
+
+    Raises:
+        RequestError: no ``=``, a value that is not YAML, or a key that leads through something else.
+    """
+    key, equals, text = assignment.partition("=")
+    if not equals or not key:
+        raise RequestError(f"--set {assignment}: expected KEY=VALUE, for example meld.hidden=256")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RequestError(f"--set {assignment}: {text!r} is no YAML value") from error
+    short = next((agent for agent in agents if key.startswith(f"{agent}.")), None)
+    if short is not None:
+        key = f"settings.{key}"
+    if key.startswith("settings."):
+        _drop_from_envs(values, key)
+    _put(values, key, value, assignment)
+
+
+def _put(values: dict[str, Any], key: str, value: Any, assignment: str) -> None:
+    node = values
+    names = _split(node, key)
+    for name in names[:-1]:
+        node = node.setdefault(name, {}) if node.get(name) is not None else node.update({name: {}}) or node[name]
+        if not isinstance(node, dict):
+            raise RequestError(f"--set {assignment}: {name!r} is a value, not a group of keys")
+    node[names[-1]] = value
+
+
+def _split(values: Mapping[str, Any], key: str) -> list[str]:
+    """The key's parts; a part that exists and has dots of its own stays whole."""
+    names: list[str] = []
+    node: Any = values
+    while key:
+        known = [k for k in node if key == k or key.startswith(f"{k}.")] if isinstance(node, Mapping) else []
+        name = max(known, key=len) if known else key.partition(".")[0]
+        names.append(name)
+        key = key[len(name) + 1 :]
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return names
+
+
+def _drop_from_envs(values: Mapping[str, Any], key: str) -> None:
+    """What the command line sets goes before what the preset has for single families."""
+    for entry in (values.get("envs") or {}).values():
+        node, names = entry, _split(entry, key) if isinstance(entry, Mapping) else []
+        for name in names[:-1]:
+            node = node.get(name) if isinstance(node, Mapping) else None
+        if isinstance(node, dict):
+            node.pop(names[-1], None)
+
+
+# ------------------------------------------------------------------------------------------------ checking
+
+
+def build_plan(preset: str, values: Mapping[str, Any]) -> Plan:
+    """A checked plan from a preset's values.
+
+    Raises:
+        RequestError: an unknown key, family or agent (with the nearest match), a value that does not
+            fit, settings that an agent refuses.
+    """
+    known = ["description", "agents", "seeds", "envs", "settings", "evaluation", "max_minutes", "device"]
+    _known_keys(values, known, f"preset {preset!r}")
+    for name in ("agents", "seeds", "envs", "evaluation"):
+        if not values.get(name):
+            raise RequestError(f"preset {preset!r}: {name!r} is missing or empty")
+    try:
+        plan = Plan(
+            preset=preset,
+            description=str(values.get("description", "")),
+            agents=_names(values["agents"], "agents"),
+            seeds=coerce(_unique(values["seeds"], "seeds"), tuple[int, ...], "seeds"),
+            envs={env: _env_plan(env, entry) for env, entry in _mapping(values["envs"], "envs").items()},
+            settings=_settings(values.get("settings"), "settings"),
+            evaluation=from_mapping(Evaluation, _mapping(values["evaluation"], "evaluation"), "evaluation"),
+            max_minutes=coerce(values.get("max_minutes"), float | None, "max_minutes"),
+            device=str(values.get("device", "auto")),
+        )
+    except (ValueError, TypeError) as error:
+        raise RequestError(str(error)) from error
+    _check_numbers(plan)
+    _check_names(plan)
+    return plan
+
+
+def _known_keys(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise RequestError(f"{where}: unknown key {key!r}{suggestion(str(key), list(known))}")
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise RequestError(f"{where}: expected a mapping, got {value!r}")
+    return value
+
+
+def _unique(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise RequestError(f"{where}: expected a list, got {value!r}")
+    if len(set(map(str, value))) < len(value):
+        raise RequestError(f"{where}: something is there twice in {list(value)}")
+    return list(value)
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    for name in _unique(value, where):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise RequestError(f"{where}: {name!r} is no name")
+    return tuple(value)
+
+
+def _settings(value: Any, where: str) -> dict[str, dict[str, Any]]:
+    settings = _mapping(value or {}, where)
+    return {str(agent): dict(_mapping(own or {}, f"{where}: {agent}")) for agent, own in settings.items()}
+
+
+def _env_plan(env: str, entry: Any) -> EnvPlan:
+    entry = dict(_mapping(entry, f"envs: {env}"))
+    _known_keys(entry, ["make", "env_steps", "settings"], f"envs: {env}")
+    if "env_steps" not in entry:
+        raise RequestError(f"envs: {env}: 'env_steps' is missing (the budget of meta-training)")
+    return EnvPlan(
+        env_steps=coerce(entry["env_steps"], int, f"envs: {env}: env_steps"),
+        make=dict(_mapping(entry.get("make") or {}, f"envs: {env}: make")),
+        settings=_settings(entry.get("settings"), f"envs: {env}: settings"),
+    )
+
+
+def _check_numbers(plan: Plan) -> None:
+    evaluation = plan.evaluation
+    at_least = {
+        "evaluation: every": (evaluation.every, 1),
+        "evaluation: trials_per_task": (evaluation.trials_per_task, 1),
+        "evaluation: final_trials_per_task": (evaluation.final_trials_per_task, 1),
+        "evaluation: train_tasks": (evaluation.train_tasks, 0),
+        "evaluation: videos": (evaluation.videos, 0),
+        **{f"envs: {env}: env_steps": (entry.env_steps, 1) for env, entry in plan.envs.items()},
+        **{f"seeds: {seed}": (seed, 0) for seed in plan.seeds},
+    }
+    for name, (value, least) in at_least.items():
+        if value < least:
+            raise RequestError(f"{name}: must be at least {least}, got {value}")
+    if plan.max_minutes is not None and not plan.max_minutes > 0:
+        raise RequestError(f"max_minutes: must be above 0, got {plan.max_minutes}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", plan.device):
+        raise RequestError(f"device: {plan.device!r} is not auto, cpu or cuda")
+
+
+def _check_names(plan: Plan) -> None:
+    for env in plan.envs:
+        check_env_id(env)
+    for agent in plan.agents:
+        try:
+            find_agent(agent)
+        except AgentError as error:
+            raise RequestError(str(error)) from error
+    overlays = [(env, name) for env, entry in plan.envs.items() for name in entry.settings]
+    for where, name in [("settings", name) for name in plan.settings] + overlays:
+        try:
+            if name not in plan.agents:
+                find_agent(name)
+        except AgentError as error:
+            raise RequestError(f"{where}: {error}") from error
+    jobs = plan.jobs()
+    if len({job.folder for job in jobs}) < len(jobs):
+        raise RequestError("two of the environments or agents would share a folder; run them into separate ones")
+    for job in jobs:
+        plan.agent_settings(job)
+
+
+def env_ids() -> list[str]:
+    """Every registered family."""
+    return sorted(name for name in gym.registry if name.startswith(NAMESPACE))
+
+
+def check_env_id(env: str) -> None:
+    """Raises RequestError for an id that is not registered, with the nearest match.
+
+    ``module:id`` imports the module first, as ``gym.make`` does.
+    """
+    if not isinstance(env, str) or not _ENV_ID.fullmatch(env) or ".." in env:
+        raise RequestError(f"envs: {env!r} is no environment id")
+    module, _, name = env.rpartition(":")
+    if module:
+        try:
+            __import__(module)
+        except ImportError as error:
+            raise RequestError(f"envs: {env}: {error}") from error
+    if name not in gym.registry:
+        raise RequestError(f"unknown environment {env!r}{suggestion(name, env_ids())}")
+
+
+def try_envs(plan: Plan) -> None:
+    """Makes every environment of the plan once, so that a bad keyword is known before anything runs.
+
+    Raises:
+        RequestError: what the environment says of its keywords.
+    """
+    for env, entry in plan.envs.items():
+        for split in ("train", "test"):
+            try:
+                gym.make_vec(env, num_envs=1, split=split, **entry.make).close()
+            except Exception as error:  # whatever a family raises, the user must read it, not a traceback
+                raise RequestError(f"envs: {env}: {error}") from error
+
+
+# ------------------------------------------------------------------------------------------- to and from YAML
+
+
+def plan_to_dict(plan: Plan) -> dict[str, Any]:
+    """Plain values, fit for YAML; ``plan_from_dict`` is the way back."""
+    return {
+        "preset": plan.preset,
+        "description": plan.description,
+        "agents": list(plan.agents),
+        "seeds": list(plan.seeds),
+        "envs": {
+            env: {"make": dict(e.make), "env_steps": e.env_steps, "settings": {k: dict(v) for k, v in e.settings.items()}}
+            for env, e in plan.envs.items()
+        },
+        "settings": {agent: dict(own) for agent, own in plan.settings.items()},
+        "evaluation": to_mapping(plan.evaluation),
+        "max_minutes": plan.max_minutes,
+        "device": plan.device,
+    }
+
+
+def plan_from_dict(values: Mapping[str, Any]) -> Plan:
+    """The plan of a ``plan.yaml``; raises RequestError as ``build_plan`` does."""
+    values = dict(values)
+    preset = str(values.pop("preset", "?"))
+    values.pop("made_by", None)
+    return build_plan(preset, values)
+
+
+def differences(old: Plan, new: Plan) -> list[str]:
+    """One line for every value in which two plans differ (descriptions aside)."""
+    mine, yours = (_flat(plan_to_dict(replace(plan, description=""))) for plan in (old, new))
+    keys = list(dict.fromkeys([*mine, *yours]))
+    return [f"{k}: {mine.get(k, '-')} there, {yours.get(k, '-')} now" for k in keys if mine.get(k) != yours.get(k)]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

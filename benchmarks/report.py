@@ -1,0 +1,398 @@
+"""``report.html``: one self-contained page about a results folder, and ``summary.csv`` beside it.
+
+    python -m benchmarks.report RESULTS
+
+writes both again. What is read from the folder is data: it is parsed as numbers or escaped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import summary
+from benchmarks.charts import Series, line_chart
+from benchmarks.errors import BAD_REQUEST, OK, RequestError
+from benchmarks.files import write_whole
+from benchmarks.html import Html, data_uri, element, join, png
+from benchmarks.plan import Plan, load_yaml, plan_from_dict
+from benchmarks.provenance import now
+from benchmarks.summary import Cell, Interval, RunData, bootstrap
+
+STYLE = Path(__file__).parent / "report.css"
+COLOURS = 8
+STRIP_FRAMES = 10
+STRIPS_PER_RUN = 2
+#: Larger videos stay beside the page.
+MOST_VIDEO_BYTES = 300_000
+
+
+def write_report(results: Path) -> None:
+    """Writes ``summary.csv`` and ``report.html`` from what the folder holds by now.
+
+    Raises:
+        RequestError: it holds no plan.
+        OSError: they cannot be written; older ones stay.
+    """
+    values = load_yaml(results / "plan.yaml")
+    plan = plan_from_dict(values)
+    cells = summary.cells(results, plan)
+    rows = summary.summary_rows(cells)
+    summary.write_summary(results, rows)
+    made_by = values.get("made_by") if isinstance(values.get("made_by"), dict) else {}
+    write_whole(results / "report.html", page(plan, made_by, cells, rows))
+
+
+# --------------------------------------------------------------------------------------------------- the page
+
+
+def page(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell], rows: Sequence[dict[str, Any]]) -> str:
+    """The whole page."""
+    colours = {agent: index % COLOURS for index, agent in enumerate(plan.agents)}
+    sections = []
+    for env in plan.envs:
+        own = [cell for cell in cells if cell.env == env]
+        sections.append(family_section(env, own, [row for row in rows if row["env"] == env], colours))
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", f"{plan.preset}: meta-test results"),
+        element("style", Html(STYLE.read_text())),
+    )
+    main = element("main", header(plan, made_by, cells), *sections, provenance(plan, made_by, cells))
+    return "<!doctype html>\n" + element("html", head, element("body", main), lang="en")
+
+
+def header(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell]) -> Html:
+    runs = [run for cell in cells for run in cell.runs]
+    done = sum(run.completed for run in runs)
+    state = f"{done} of {len(runs)} runs complete" if done < len(runs) else "All runs complete"
+    return element(
+        "header",
+        element("p", "Meta-reinforcement learning from images", class_="kicker"),
+        element("h1", f"Results of the “{plan.preset}” preset"),
+        element("p", plan.description, class_="lead") if plan.description else None,
+        element("p", f"{state} · {now()[:16].replace('T', ' ')} UTC", class_="note" if done == len(runs) else "note open"),
+        element("pre", element("code", made_by["command"])) if made_by.get("command") else None,
+    )
+
+
+def family_section(env: str, cells: Sequence[Cell], rows: Sequence[dict[str, Any]], colours: dict[str, int]) -> Html:
+    """Everything about one family: table, curves, adaptation, probes, film strips."""
+    if not rows:
+        return element("section", element("h2", env), element("p", "No evaluation yet.", class_="note"))
+    return element(
+        "section",
+        element("h2", env),
+        results_table(rows, colours),
+        charts(
+            "Learning",
+            "Held-out tasks, the trial’s last episode, while meta-training goes on. Bands are 95 % intervals over "
+            f"{rows[0]['interval_over']}.",
+            [
+                chart(learning_series(cells, "success", colours), "environment steps", "success", (0, 1)),
+                chart(learning_series(cells, "final_score", colours), "environment steps", "final score"),
+            ],
+            cells,
+            colours,
+        ),
+        charts(
+            "Adaptation within a trial",
+            "The last evaluation, step by step: a trial begins with an unknown held-out task.",
+            adaptation_charts(cells, colours),
+            cells,
+            colours,
+        ),
+        gap_table(rows),
+        charts(
+            "What the belief knows",
+            "A ridge regression from the belief, fitted on training tasks, read on held-out ones. R² = 1: exact; 0: no "
+            "better than the mean. If the state can be read and the task cannot, inference is missing.",
+            [
+                chart(probe_series(cells, kind, colours), "environment steps", f"R² of {label}", (-0.2, 1))
+                for kind, label in (("task", "task parameters"), ("state", "physical state"))
+            ],
+            cells,
+            colours,
+            probe_table(cells),
+        ),
+        films(cells),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+
+def results_table(rows: Sequence[dict[str, Any]], colours: dict[str, int]) -> Html:
+    """Success, score and returns of every agent on held-out tasks, with intervals."""
+    names = ("agent", "success", "final score", "return, dense", "return, sparse", "training steps", "minutes", "seeds")
+    head = element("tr", *(element("th", name) for name in names))
+    body = [element("tr", *_result_cells(row, colours)) for row in rows]
+    note = (
+        f"{rows[0]['tasks']} held-out tasks, {rows[0]['trials']} trials of each, last episode of the trial. "
+        f"Small figures: 95 % bootstrap interval over {rows[0]['interval_over']}."
+    )
+    table = element("table", element("thead", head), element("tbody", *body), class_="results")
+    stops = [f"{row['agent']} was stopped by {row['stopped_by']}." for row in rows if row["stopped_by"]]
+    return element("div", table, element("p", " ".join([note, *stops]), class_="note"), class_="block")
+
+
+def _result_cells(row: dict[str, Any], colours: dict[str, int]) -> list[Html]:
+    swatch = element("span", "", class_=f"swatch c{colours[row['agent']]}")
+    metrics = [_measure(row, metric) for metric in ("success", "score", "return_dense", "return_sparse")]
+    figures = [f"{row['env_steps']:,}" if row["env_steps"] else "–", f"{row['wall_minutes']:.1f}", str(row["seeds"])]
+    return [element("td", swatch, row["agent"]), *metrics, *(element("td", text) for text in figures)]
+
+
+def _measure(row: dict[str, Any], metric: str) -> Html:
+    low, high = number(row[f"{metric}_low"]), number(row[f"{metric}_high"])
+    interval = element("span", f"{low} … {high}", class_="interval")
+    return element("td", element("b", number(row[f"{metric}_mean"])), interval)
+
+
+def gap_table(rows: Sequence[dict[str, Any]]) -> Html | None:
+    """What is lost from training tasks to held-out ones."""
+    rows = [row for row in rows if row["train_success_mean"] is not None]
+    if not rows:
+        return None
+    names = ("agent", "success, training tasks", "held-out tasks", "score, training tasks", "held-out tasks")
+    head = element("tr", *(element("th", name) for name in names))
+    body = []
+    for row in rows:
+        keys = ("train_success_mean", "success_mean", "train_score_mean", "score_mean")
+        body.append(element("tr", element("td", row["agent"]), *(element("td", number(row[key])) for key in keys)))
+    table = element("table", element("thead", head), element("tbody", *body))
+    return element("div", element("h3", "Training tasks against held-out tasks"), table, class_="block")
+
+
+def probe_table(cells: Sequence[Cell]) -> Html | None:
+    """The last probe of every target, by agent (first seed that has one)."""
+    last = {cell.agent: _last_probes(cell) for cell in cells}
+    last = {agent: probes for agent, probes in last.items() if probes}
+    if not last:
+        return None
+    targets = list(dict.fromkeys(target for probes in last.values() for target in probes))
+    single = [target for target in targets if "/" in target]
+    head = element("tr", element("th", "read from the belief"), *(element("th", f"{agent}: error (R²)") for agent in last))
+    body = []
+    for target in single:
+        found = [probes.get(target) for probes in last.values()]
+        figures = [f"{number(p['rmse'])} ({number(p['r2'])})" if p else "–" for p in found]
+        chance = next(p["chance_rmse"] for p in found if p)
+        name = join(target, element("span", f"mean alone {number(chance)}", class_="interval"))
+        body.append(element("tr", element("td", name), *(element("td", text) for text in figures)))
+    table = element("table", element("thead", head), element("tbody", *body))
+    return element("details", element("summary", "Every parameter and state at the last evaluation"), table)
+
+
+def _last_probes(cell: Cell) -> dict[str, dict[str, Any]]:
+    for run in cell.runs:
+        probes = run.probes()
+        if probes:
+            last = max(row["env_steps"] for row in probes)
+            return {row["target"]: row for row in probes if row["env_steps"] == last}
+    return {}
+
+
+def number(value: float) -> str:
+    """Two decimals, more for small numbers, with a true minus sign."""
+    if not np.isfinite(value):
+        return "–"
+    text = f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3f}"
+    return text.replace("-", "−")
+
+
+# ---------------------------------------------------------------------------------------------------- charts
+
+
+def charts(
+    title: str, note: str, drawn: Sequence[Html | None], cells: Sequence[Cell], colours: dict[str, int], *more: Any
+) -> Html | None:
+    """Charts side by side under one heading, with a legend; nothing where there is nothing to draw."""
+    drawn = [one for one in drawn if one is not None]
+    if not drawn:
+        return None
+    legend = [
+        element("span", element("span", "", class_=f"swatch c{colours[cell.agent]}"), cell.agent, class_="key")
+        for cell in cells
+    ]
+    top = [element("h3", title), element("p", note, class_="note"), element("p", *legend, class_="legend")]
+    return element("div", *top, element("div", *drawn, class_="charts"), *more, class_="block")
+
+
+def chart(series: Sequence[Series], x_label: str, y_label: str, y_range: Any = None, marks: Any = ()) -> Html | None:
+    series = [s for s in series if len(s.x) and np.isfinite(s.y).all()]
+    return line_chart(series, x_label, y_label, y_range, marks) if series else None
+
+
+def learning_series(cells: Sequence[Cell], metric: str, colours: dict[str, int]) -> list[Series]:
+    found = [(cell, curve) for cell in cells if (curve := cell.curve("test", metric)) is not None]
+    return [_series(cell, x, interval, colours) for cell, (x, interval) in found]
+
+
+def adaptation_charts(cells: Sequence[Cell], colours: dict[str, int]) -> list[Html | None]:
+    """Success and the return so far, by step within the trial."""
+    drawn = []
+    for metric, label, y_range, change in (
+        ("success", "success", (0, 1), _as_it_is),
+        ("reward_dense", "dense return so far", None, _summed),
+    ):
+        series = []
+        for cell in cells:
+            values = cell.adaptation(metric)
+            if values is not None:
+                values = change(values)
+                series.append(_series(cell, np.arange(values.shape[-1]), bootstrap(values), colours))
+        drawn.append(chart(series, "step of the trial", label, y_range))
+    return drawn
+
+
+def _as_it_is(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+def _summed(values: np.ndarray) -> np.ndarray:
+    return values.cumsum(axis=-1)
+
+
+def probe_series(cells: Sequence[Cell], kind: str, colours: dict[str, int]) -> list[Series]:
+    """R² over training, the mean of the seeds that have been probed."""
+    series = []
+    for cell in cells:
+        runs = [[row for row in run.probes() if row["target"] == kind and np.isfinite(row["r2"])] for run in cell.runs]
+        runs = [rows for rows in runs if rows]
+        if runs:
+            points = [[rows[i] for rows in runs] for i in range(min(map(len, runs)))]
+            x, y = (np.array([np.mean([row[key] for row in point]) for point in points]) for key in ("env_steps", "r2"))
+            series.append(Series(cell.agent, colours[cell.agent], x, y))
+    return series
+
+
+def _series(cell: Cell, x: np.ndarray, interval: Interval, colours: dict[str, int]) -> Series:
+    return Series(cell.agent, colours[cell.agent], x, interval.mean, interval.low, interval.high)
+
+
+# ----------------------------------------------------------------------------------------------- film strips
+
+
+def films(cells: Sequence[Cell]) -> Html | None:
+    """What agents saw beside what they imagined, and videos for people, of held-out trials."""
+    blocks = [block for cell in cells for run in cell.runs[:1] if (block := _films_of(cell.agent, run)) is not None]
+    if not blocks:
+        return None
+    note = (
+        "Held-out trials, time from left to right (t: step of the trial). The goal is hidden from the agent; "
+        "videos show it. Imagined frames are what the agent’s belief expects to see."
+    )
+    return element("div", element("h3", "Film strips"), element("p", note, class_="note"), *blocks, class_="block")
+
+
+def _films_of(agent: str, run: RunData) -> Html | None:
+    strips = _read_strips(run.folder / "strips.npz")
+    if strips is None:
+        return None
+    names, rows = strips
+    parts = []
+    for index, name in enumerate(names[:STRIPS_PER_RUN]):
+        pictures = [(label, frames[index]) for label, frames in rows.items()]
+        parts.append(element("figure", element("figcaption", agent, " · ", name), _strip(pictures), _video(run, name)))
+    return join(*parts)
+
+
+def _read_strips(path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
+    """Names and frames ``(videos, frames, H, W, 3)``; None if the file is not there or not what it should be."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = [str(name) for name in file["names"]]
+            rows = {label: file[key] for key, label in (("seen", "seen"), ("imagined", "imagined")) if key in file}
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    whole = all(a.ndim == 5 and a.dtype == np.uint8 and a.shape[-1] == 3 and len(a) == len(names) for a in rows.values())
+    return (names, rows) if rows and whole else None
+
+
+def _strip(pictures: Sequence[tuple[str, np.ndarray]]) -> Html:
+    """Rows of frames ``(frames, H, W, 3)``, labelled, at evenly spread times."""
+    count = min(len(frames) for _, frames in pictures)
+    times = np.unique(np.linspace(0, count - 1, STRIP_FRAMES).round().astype(int))
+    parts = [element("span", ""), *(element("span", f"t = {t}", class_="time") for t in times)]
+    for label, frames in pictures:
+        parts.append(element("span", label, class_="row"))
+        parts += [element("img", src=data_uri("image/png", png(frames[t])), alt=f"{label}, step {t}") for t in times]
+    return element("div", *parts, class_="strip", style=f"--frames: {len(times)}")
+
+
+def _video(run: RunData, name: str) -> Html | None:
+    path = run.folder / "videos" / f"{Path(name).name}.mp4"
+    if not path.is_file() or path.stat().st_size > MOST_VIDEO_BYTES:
+        return None
+    source = element("source", src=data_uri("video/mp4", path.read_bytes()), type="video/mp4")
+    player = element("video", source, controls="", loop="", muted="", playsinline="", preload="metadata")
+    return element("details", element("summary", "Video, with the goal"), player)
+
+
+# ------------------------------------------------------------------------------------------------ provenance
+
+
+def provenance(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell]) -> Html:
+    """Where the numbers come from, run by run."""
+    runs = [run for cell in cells for run in cell.runs if run.provenance]
+    columns: dict[str, Callable[[RunData], Any]] = {
+        "run": lambda run: str(run.job),
+        "started": lambda run: run.provenance.get("started"),
+        "ended": lambda run: run.provenance.get("ended") or run.status.get("phase"),
+        "sessions": lambda run: len(run.provenance.get("sessions", ())),
+        "updates": lambda run: run.provenance.get("updates"),
+        "device": lambda run: f"{run.provenance.get('device')}, {run.provenance.get('threads')} threads",
+        "commit": _commit,
+    }
+    head = element("tr", *(element("th", name) for name in columns))
+    body = [element("tr", *(element("td", "–" if (v := f(run)) is None else v) for f in columns.values())) for run in runs]
+    table = element("table", element("thead", head), element("tbody", *body), class_="small")
+    return element(
+        "section",
+        element("h2", "Where these numbers come from"),
+        element("p", f"Training seeds: {', '.join(map(str, plan.seeds))}. ", _machine(runs), class_="note"),
+        element("div", table, class_="wide"),
+        element("p", "Full configuration, package versions and every number: beside this page, in the run folders."),
+    )
+
+
+def _commit(run: RunData) -> str:
+    software = run.provenance.get("software") or {}
+    commit = str(software.get("commit") or "installed package")[:12]
+    return f"{commit}, changed" if software.get("uncommitted_changes") else commit
+
+
+def _machine(runs: Sequence[RunData]) -> str:
+    """Hardware and versions of the first run."""
+    if not runs:
+        return ""
+    hardware, software = (runs[0].provenance.get(key) or {} for key in ("hardware", "software"))
+    packages = [f"{name} {version}" for name, version in (software.get("packages") or {}).items() if version]
+    facts = [hardware.get("processor"), f"{hardware.get('usable_cores')} usable cores", hardware.get("gpu")]
+    facts += [f"{hardware.get('memory_gib')} GiB", f"Python {software.get('python')}", *packages]
+    return ", ".join(str(fact) for fact in facts if fact) + "."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("results", type=Path, help="a results folder")
+    results = parser.parse_args(arguments).results
+    try:
+        write_report(results)
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_REQUEST
+    print(results / "report.html")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Means and 95 % intervals of what runs wrote down, and ``summary.csv``."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.files import read_json, read_rows, write_rows
+from benchmarks.plan import Job, Plan
+
+RESAMPLES = 1000
+LEVEL = 0.95
+#: Seed of the resampling: the same results give the same intervals.
+BOOTSTRAP_SEED = 0
+
+METRICS = {"success": "success", "score": "final_score", "return_dense": "return_dense", "return_sparse": "return_sparse"}
+SUMMARY_COLUMNS = [
+    *"env agent env_steps seeds tasks trials".split(),
+    *(f"{metric}_{part}" for metric in METRICS for part in ("mean", "low", "high")),
+    *"train_success_mean train_score_mean interval_over wall_minutes stopped_by completed_seeds".split(),
+]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % bootstrap interval; arrays where the values are curves."""
+
+    mean: Any
+    low: Any
+    high: Any
+
+
+def bootstrap(values: np.ndarray) -> Interval:
+    """The mean over seeds, tasks and trials with a percentile interval from hierarchical resampling.
+
+    With several training seeds these are drawn with replacement, then tasks for each, then trials of
+    each task; with one seed only tasks and trials, and the interval says nothing about other seeds.
+
+    Args:
+        values: ``(seeds, tasks, trials, ...)``.
+    """
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    seeds, tasks, trials = values.shape[:3]
+    means = []
+    for _ in range(RESAMPLES):
+        s = generator.integers(seeds, size=seeds)[:, None, None]
+        t = generator.integers(tasks, size=(seeds, tasks))[:, :, None]
+        r = generator.integers(trials, size=(seeds, tasks, trials))
+        means.append(values[s, t, r].mean(axis=(0, 1, 2)))
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return Interval(values.mean(axis=(0, 1, 2)), low, high)
+
+
+def interval_over(seeds: int) -> str:
+    """What the interval of so many training seeds is taken over."""
+    return "seeds and held-out tasks" if seeds > 1 else "held-out tasks (one training seed)"
+
+
+class RunData:
+    """What one run wrote, as far as it has come and as far as it can be read.
+
+    Args:
+        results: the results folder.
+        job: which run.
+    """
+
+    def __init__(self, results: Path, job: Job) -> None:
+        self.job = job
+        self.folder = results / job.folder
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        value = read_json(self.folder / "provenance.json")
+        return value if isinstance(value, dict) else {}
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        value = read_json(self.folder / "status.json")
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def completed(self) -> bool:
+        return bool(self.provenance.get("completed"))
+
+    def evaluations(self, split: str, metric: str) -> list[tuple[int, np.ndarray]]:
+        """Environment steps and values ``(tasks, trials)`` of each evaluation, of the trials' last episode."""
+        rows = [row for row in self._eval_rows if row["split"] == split]
+        last = max((row["episode"] for row in rows), default=0)
+        by_step = defaultdict(list)
+        for row in rows:
+            if row["episode"] == last:
+                by_step[row["env_steps"]].append(row)
+        return [(step, grid(by_step[step], lambda row: row[metric])) for step in sorted(by_step)]
+
+    @cached_property
+    def _eval_rows(self) -> list[dict[str, Any]]:
+        return list(_numeric(read_rows(self.folder / "eval.csv")))
+
+    def adaptation(self, split: str) -> dict[str, np.ndarray]:
+        """Success, dense reward and score ``(tasks, trials, frames)`` of the last evaluation; empty if there is none."""
+        by_trial = defaultdict(list)
+        for row in _numeric(read_rows(self.folder / "adaptation.csv")):
+            if row["split"] == split:
+                by_trial[row["task_id"], row["trial"]].append(row)
+        if not by_trial or len({len(rows) for rows in by_trial.values()}) != 1:
+            return {}
+        heads = [rows[0] | {"rows": sorted(rows, key=lambda row: row["step"])} for rows in by_trial.values()]
+        names = ("success", "reward_dense", "score")
+        return {name: grid(heads, lambda head, name=name: [row[name] for row in head["rows"]]) for name in names}
+
+    def probes(self) -> list[dict[str, Any]]:
+        return list(_numeric(read_rows(self.folder / "probes.csv")))
+
+
+def grid(rows: Iterable[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], Any]) -> np.ndarray:
+    """Values ``(tasks, trials, ...)`` of rows with ``task_id`` and ``trial``; trials that not all tasks have are left out."""
+    by_task = defaultdict(dict)
+    for row in rows:
+        by_task[row["task_id"]][row["trial"]] = value(row)
+    fewest = min(len(trials) for trials in by_task.values())
+    return np.array([[by_task[task][k] for k in sorted(by_task[task])[:fewest]] for task in sorted(by_task)], float)
+
+
+_TEXT_COLUMNS = ("split", "target")
+_INT_COLUMNS = ("env_steps", "task_id", "trial", "episode", "step")
+
+
+def _numeric(rows: Iterable[Mapping[str, str]]) -> Iterable[dict[str, Any]]:
+    """Rows with numbers as numbers; a row that is damaged is left out."""
+    for row in rows:
+        try:
+            yield {k: v if k in _TEXT_COLUMNS else int(v) if k in _INT_COLUMNS else float(v) for k, v in row.items()}
+        except ValueError:
+            continue
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All runs of one agent on one family."""
+
+    env: str
+    agent: str
+    runs: tuple[RunData, ...]
+
+    def final(self, split: str, metric: str) -> np.ndarray | None:
+        """Values ``(seeds, tasks, trials)`` of each run's latest evaluation; None before the first."""
+        latest = [found[-1][1] for run in self.runs if (found := run.evaluations(split, metric))]
+        return _stack(latest)
+
+    def curve(self, split: str, metric: str) -> tuple[np.ndarray, Interval] | None:
+        """Environment steps and intervals of all evaluations (of as many as the shortest run has)."""
+        runs = [found for run in self.runs if (found := run.evaluations(split, metric))]
+        if not runs:
+            return None
+        points = [[run[i] for run in runs] for i in range(min(map(len, runs)))]
+        steps = np.array([np.mean([step for step, _ in point]) for point in points])
+        intervals = [bootstrap(_stack([values for _, values in point])) for point in points]
+        return steps, Interval(*(np.array([getattr(i, part) for i in intervals]) for part in ("mean", "low", "high")))
+
+    def adaptation(self, metric: str, split: str = "test") -> np.ndarray | None:
+        """Values ``(seeds, tasks, trials, frames)`` by frame of the trial, of the last evaluation."""
+        return _stack([found[metric] for run in self.runs if (found := run.adaptation(split))])
+
+    def env_steps(self) -> int:
+        """Where the runs stand: the mean over seeds of the steps of their latest evaluations."""
+        latest = [found[-1][0] for run in self.runs if (found := run.evaluations("test", "success"))]
+        return round(float(np.mean(latest))) if latest else 0
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Seeds in front; tasks and trials that not all seeds have are left out."""
+    if not arrays:
+        return None
+    shape = tuple(map(min, zip(*(array.shape for array in arrays))))
+    return np.stack([array[tuple(map(slice, shape))] for array in arrays])
+
+
+def cells(results: Path, plan: Plan) -> list[Cell]:
+    """Every agent on every family, in the plan's order."""
+    return [
+        Cell(env, agent, tuple(RunData(results, Job(env, agent, seed)) for seed in plan.seeds))
+        for env in plan.envs
+        for agent in plan.agents
+    ]
+
+
+def summary_rows(all_cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """The rows of ``summary.csv``: the latest evaluation of every agent on every family."""
+    return [row for cell in all_cells if (row := _summary_row(cell)) is not None]
+
+
+def _summary_row(cell: Cell) -> dict[str, Any] | None:
+    success = cell.final("test", "success")
+    if success is None:
+        return None
+    row: dict[str, Any] = {"env": cell.env, "agent": cell.agent, "env_steps": cell.env_steps()}
+    row.update(zip(("seeds", "tasks", "trials"), success.shape))
+    for metric, column in METRICS.items():
+        interval = bootstrap(cell.final("test", column))
+        row.update({f"{metric}_{part}": float(getattr(interval, part)) for part in ("mean", "low", "high")})
+    for metric in ("success", "score"):
+        values = cell.final("train", METRICS[metric])
+        row[f"train_{metric}_mean"] = None if values is None else float(values.mean())
+    stops = sorted({str(run.provenance["stopped_by"]) for run in cell.runs if run.provenance.get("stopped_by")})
+    minutes = [_number(run.provenance.get("wall_seconds")) / 60 for run in cell.runs]
+    row["interval_over"] = interval_over(success.shape[0])
+    row["wall_minutes"] = round(float(np.mean(minutes)), 2)
+    row["stopped_by"] = "; ".join(stops)
+    row["completed_seeds"] = sum(run.completed for run in cell.runs)
+    return row
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
+
+
+def write_summary(results: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_rows(results / "summary.csv", SUMMARY_COLUMNS, rows)
