@@ -61,7 +61,12 @@ class Camera:
     """Draws n simulations from one or more of the model's cameras, side by side."""
 
     def __init__(
-        self, world: World, names: Sequence[str], size: int, num_threads: int = 1, quality: Quality | None = None
+        self,
+        world: World,
+        names: Sequence[str],
+        size: int,
+        num_threads: int = 1,
+        quality: Quality | None = None,
     ) -> None:
         """Prepares; no OpenGL is touched before the first frame.
 
@@ -75,13 +80,17 @@ class Camera:
         self.size = size
         self.shape = (size, size * len(names), 3)
         self._world = world
-        self._camera_ids = [mujoco.mj_name2id(world.model, mujoco.mjtObj.mjOBJ_CAMERA, name) for name in names]
+        self._camera_ids = [
+            mujoco.mj_name2id(world.model, mujoco.mjtObj.mjOBJ_CAMERA, name) for name in names
+        ]
         self._quality = quality or Quality()
         self._num_threads = num_threads
         self._easels: list[tuple[Worker, _Easel]] = []
         self._finalizer = weakref.finalize(self, _free, self._easels)
 
-    def draw(self, markers: Sequence[Sequence[Marker]] | None = None, sims: Sequence[int] | None = None) -> np.ndarray:
+    def draw(
+        self, markers: Sequence[Sequence[Marker]] | None = None, sims: Sequence[int] | None = None
+    ) -> np.ndarray:
         """Draws the simulations as they are now.
 
         Args:
@@ -101,7 +110,9 @@ class Camera:
         for k, (worker, easel) in enumerate(easels):
             part = slice(k * len(sims) // len(easels), (k + 1) * len(sims) // len(easels))
             futures.append(
-                worker.submit(easel.draw, worker, sims[part], frames[part], markers[part] if markers else None)
+                worker.submit(
+                    easel.draw, worker, sims[part], frames[part], markers[part] if markers else None
+                )
             )
         for future in futures:
             future.exception()  # all must have ended before any error leaves this method
@@ -144,7 +155,11 @@ class _Easel:
         self._context: mujoco.MjrContext | None = None
 
     def draw(
-        self, worker: Worker, sims: Sequence[int], frames: np.ndarray, markers: Sequence[Sequence[Marker]] | None
+        self,
+        worker: Worker,
+        sims: Sequence[int],
+        frames: np.ndarray,
+        markers: Sequence[Sequence[Marker]] | None,
     ) -> None:
         """Draws simulations into ``frames``. Only in the worker's thread."""
         worker.make_current()

@@ -60,7 +60,9 @@ class EnvConfig:
     autoreset: str = "disabled"
 
     @classmethod
-    def from_keywords(cls, family: str, defaults: Mapping[str, Any], keywords: Mapping[str, Any]) -> EnvConfig:
+    def from_keywords(
+        cls, family: str, defaults: Mapping[str, Any], keywords: Mapping[str, Any]
+    ) -> EnvConfig:
         """Checks keywords and fills in the family's defaults.
 
         Raises:

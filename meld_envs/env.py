@@ -13,21 +13,24 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from meld_envs import checks
 from meld_envs.camera import PEOPLE, Camera
 from meld_envs.config import EnvConfig
 from meld_envs.family import Family, Outcome
-from meld_envs.schedule import Schedule, parse_schedules
 from meld_envs.tasks import Task, TaskSet
 from meld_envs.window import Window
 from meld_envs.world import World
 
 PEOPLE_HEIGHT = 480  # pixels, of pictures for people
 
+#: What ``step`` returns: observations, rewards, terminated, truncated, info.
+Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
 _AUTORESET = {"disabled": AutoresetMode.DISABLED, "next_step": AutoresetMode.NEXT_STEP}
 
 
 def load_family(family: str | type[Family] | Family) -> Family:
-    """The family itself, or what ``"module:Class"`` names.
+    """The family itself, or what ``"package.module:Class"`` names.
 
     Raises:
         ValueError: no such module or class, or not a family.
@@ -36,59 +39,131 @@ def load_family(family: str | type[Family] | Family) -> Family:
         return family
     if isinstance(family, type) and issubclass(family, Family):
         return family()
-    module, _, name = str(family).partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        module, name = str(family).split(":")
+        return load_family(getattr(importlib.import_module(module), name))
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"family {family!r}: expected 'package.module:Class' naming a Family ({error})") from error
-    return load_family(found) if isinstance(found, type) else found
+        raise ValueError(f"{family!r} does not name a Family as 'package.module:Class' ({error})") from error
 
 
 class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """n trials of one family at once, each with its own task, in one process."""
+    """n trials of one family at once, each with its own task, stepped and drawn in one process.
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "autoreset_mode": AutoresetMode.DISABLED}
+    A *trial* is ``episodes_per_trial`` episodes with one task, and one Gymnasium episode: ``truncated`` is
+    true on its last step only, ``terminated`` never. All trials start and end together.
+
+    The step that ends an episode inside a trial returns that episode's last frame and its reward. The next
+    step ignores its action, brings the robot back, and returns the next episode's first frame with reward
+    0 and ``episode_start`` true. So an episode of T steps has T + 1 frames, and a trial of K episodes has
+    ``trial_steps`` = K (T + 1) − 1 steps.
+
+    ## Arguments
+
+    | keyword              | values                              | default        |
+    |----------------------|-------------------------------------|----------------|
+    | `num_envs`           | int ≥ 1, the number of trials       | 1              |
+    | `split`              | `"train"`, `"test"`                 | `"train"`      |
+    | `num_train_tasks`    | int ≥ 1                             | the family's   |
+    | `num_test_tasks`     | int ≥ 1                             | the family's   |
+    | `task_seed`          | int ≥ 0, of the task lists          | 0              |
+    | `reward_type`        | `"dense"`, `"sparse"`               | `"dense"`      |
+    | `obs_type`           | `"pixels"`, `"state"`               | the family's   |
+    | `image_size`         | 8 … 1024, height in pixels          | 64             |
+    | `episodes_per_trial` | int ≥ 1                             | 1              |
+    | `render_mode`        | `None`, `"rgb_array"`, `"human"`    | `None`         |
+    | `num_threads`        | int ≥ 1, or `None` for usable cores | `None`         |
+    | `autoreset`          | `"disabled"`, `"next_step"`         | `"disabled"`   |
+
+    ## Info
+
+    Arrays of shape ``(n,)``, the same keys in ``reset`` and ``step``:
+
+    | key               | dtype   | meaning                                                              |
+    |-------------------|---------|----------------------------------------------------------------------|
+    | `task_id`         | int64   | index in the split's list, −1 for a task that is not in it           |
+    | `reward_dense`    | float64 | the dense reward, whichever one the agent is given                   |
+    | `reward_sparse`   | float64 | the sparse reward                                                    |
+    | `score`           | float64 | the family's measure, higher is better                               |
+    | `success`         | bool    | whether the family's criterion is met as of this step                |
+    | `is_success`      | bool    | the same, for those who read this name                               |
+    | `episode`         | int64   | 0-based, in the trial                                                |
+    | `episode_start`   | bool    | whether this is an episode's first frame                             |
+
+    ## Randomness
+
+    Each trial has its own generator; ``reset(seed=s)`` seeds trial i with s + i, as Gymnasium does. Seed,
+    tasks and actions determine everything that follows, whatever happened before and however many threads
+    work; trial i gives the same numbers as a single environment reset with s + i.
+
+    Attributes:
+        family: what is simulated.
+        config: the keywords, complete.
+        task_set: ``train`` and ``test`` tasks.
+        episode_steps: T.
+        episodes_per_trial: K.
+        trial_steps: K (T + 1) − 1.
+        generators: one per trial.
+    """
 
     def __init__(self, family: str | type[Family] | Family, num_envs: int = 1, **keywords: Any) -> None:
+        """Builds n simulations; nothing is drawn, and no OpenGL touched, before the first reset.
+
+        Args:
+            family: a family, its class, or ``"package.module:Class"``.
+            num_envs: n, the number of trials.
+            keywords: see the table above.
+
+        Raises:
+            TypeError: an unknown keyword (with the nearest match) or a value of the wrong type.
+            ValueError: a value that is not allowed.
+        """
         self.family = load_family(family)
-        self.config = EnvConfig.from_keywords(self.family.name, _family_defaults(self.family), keywords)
-        if isinstance(num_envs, bool) or not hasattr(num_envs, "__index__") or num_envs < 1:
-            raise ValueError(f"{self.family.name}: num_envs must be an integer of at least 1, got {num_envs!r}")
-        self.num_envs = int(num_envs)
+        self.config = EnvConfig.from_keywords(self.family.name, self.family.defaults(), keywords)
+        self.num_envs = checks.check_count(self.family.name, "num_envs", num_envs)
         self.render_mode = self.config.render_mode
         self.metadata = {
-            **self.metadata,
+            "render_modes": ["rgb_array", "human"],
             "render_fps": round(self.family.control_hz),
             "autoreset_mode": _AUTORESET[self.config.autoreset],
         }
-        self.task_set = TaskSet.draw(
-            self.family.draw_task, self.config.num_train_tasks, self.config.num_test_tasks, self.config.task_seed
-        )
-        self._tasks_of_split = self.task_set.split(self.config.split)
-        self._task_ids = {task: index for index, task in enumerate(self._tasks_of_split)}
         self.episode_steps = self.family.episode_steps
-        self.episodes_per_trial = self.config.episodes_per_trial
+        self.episodes_per_trial = int(self.config.episodes_per_trial)
         self.trial_steps = self.episodes_per_trial * (self.episode_steps + 1) - 1
+        self._prepare_tasks()
+        self._prepare_world()
+        self._prepare_spaces()
+        self._trial_step = -1  # -1: not reset yet
 
-        threads = min(self.config.threads, self.num_envs)
-        self._world = World(self.family.build_model(), self.num_envs, threads, self.family.varied_fields)
-        self._camera = Camera(self._world, self.family.cameras, self.config.image_size, threads, self.family.quality)
-        self._window = Window(self.family.cameras[0])
-        self._people_camera = Camera(self._world, self.family.cameras, PEOPLE_HEIGHT, 1, PEOPLE)
+    def _prepare_tasks(self) -> None:
+        config = self.config
+        self.task_set = TaskSet.draw(
+            self.family.draw_task, config.num_train_tasks, config.num_test_tasks, config.task_seed
+        )
+        self._split = self.task_set.split(config.split)
+        self._index_in_split = {task: index for index, task in enumerate(self._split)}
+        self.generators = [seeding.np_random()[0] for _ in range(self.num_envs)]
+        self._pinned: list[Task] | None = None
+        self._schedules: list[checks.Schedule] = [()] * self.num_envs
+        self._tasks: list[Task] = []
+        self._task_ids = np.full(self.num_envs, -1, dtype=np.int64)
+        self._parameters = np.zeros((self.num_envs, len(self.family.parameters)))
 
-        self.single_observation_space = self._observation_space()
+    def _prepare_world(self) -> None:
+        family, threads = self.family, min(self.config.threads, self.num_envs)
+        self._world = World(family.build_model(), self.num_envs, threads, family.varied_fields)
+        self._camera = Camera(self._world, family.cameras, self.config.image_size, threads, family.quality)
+        self._people_camera = Camera(self._world, family.cameras, PEOPLE_HEIGHT, 1, PEOPLE)
+        self._window = Window(family.cameras[0])
+
+    def _prepare_spaces(self) -> None:
+        bound, size = self.family.state_bound, len(self.family.state_names)
+        if self.config.obs_type == "pixels":
+            self.single_observation_space = gym.spaces.Box(0, 255, self._camera.shape, np.uint8)
+        else:
+            self.single_observation_space = gym.spaces.Box(-bound, bound, (size,), np.float32)
         self.single_action_space = gym.spaces.Box(-1.0, 1.0, (self.family.action_size,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-
-        self.generators = [seeding.np_random()[0] for _ in range(self.num_envs)]
-        self._pinned: list[Task] | None = None
-        self._schedules: list[Schedule] = [()] * self.num_envs
-        self._tasks: list[Task] = []
-        self._parameters = np.zeros((self.num_envs, len(self.family.parameters)))
-        self._ids = np.full(self.num_envs, -1, dtype=np.int64)
-        self._trial_step = -1  # -1: not reset yet
-        self._ended = False
 
     # Tasks ------------------------------------------------------------------------------------
 
@@ -104,149 +179,121 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             TypeError: not a task.
             ValueError: a task of another family or out of its range, or a list of the wrong length.
         """
-        self._pinned = None if task is None else self._check_tasks(task)
+        self._pinned = None if task is None else checks.check_tasks(self.family, self.num_envs, task)
 
-    def _check_tasks(self, tasks: Sequence[Task] | Task) -> list[Task]:
-        if isinstance(tasks, (list, tuple)):
-            if len(tasks) != self.num_envs:
-                raise ValueError(f"{self.family.name}: expected {self.num_envs} tasks, one per trial, got {len(tasks)}")
-            tasks = list(tasks)
-        else:
-            tasks = [tasks] * self.num_envs  # type: ignore[list-item]
-        for task in tasks:
-            self.family.check_task(task)
-        return tasks
-
-    def _draw_tasks(self) -> list[Task]:
-        return [self._tasks_of_split[rng.integers(len(self._tasks_of_split))] for rng in self.generators]
+    def _draw_task(self, rng: np.random.Generator) -> Task:
+        return self._split[rng.integers(len(self._split))]
 
     def _assign(self, trial: int, task: Task) -> None:
         self._tasks[trial] = task
-        self._ids[trial] = self._task_ids.get(task, -1)
+        self._task_ids[trial] = self._index_in_split.get(task, -1)
         self._parameters[trial] = tuple(task.parameters.values())
         self.family.apply_task(self._world, trial, task)
+
+    def _follow_schedules(self) -> None:
+        for trial, schedule in enumerate(self._schedules):
+            for step, task in schedule:
+                if step == self._trial_step:
+                    self._assign(trial, task)
 
     # Gymnasium --------------------------------------------------------------------------------
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts new trials."""
-        options = options or {}
-        _check_mask(options.get("reset_mask"))
+        """Starts new trials.
+
+        Args:
+            seed: of the trials' generators: one for all (trial i gets seed + i), or one each.
+            options: ``"task"``: a task, or a list of n, for these trials only; ``"schedule"``: a list of
+                ``(step, task)``, or one list per trial: step number ``step`` of the trial (0-based) and
+                all later ones have that task. Other keys are ignored.
+
+        Returns:
+            Observations ``(n, H, W, 3)`` uint8 or ``(n, S)`` float32, and the info of the table above.
+
+        Raises:
+            TypeError: an option of the wrong type.
+            ValueError: a task, schedule or seed that does not fit.
+        """
+        options, family = options or {}, self.family
+        checks.check_mask(family.name, options.get("reset_mask"))
         tasks = self._pinned
         if options.get("task") is not None:
-            tasks = self._check_tasks(options["task"])
-        schedules = parse_schedules(self.family, self.num_envs, self.trial_steps, options.get("schedule"))
-        self._seed(seed)
-        return self._start_trials(tasks if tasks is not None else self._draw_tasks(), schedules)
+            tasks = checks.check_tasks(family, self.num_envs, options["task"])
+        schedule = options.get("schedule")
+        schedules = checks.parse_schedules(family, self.num_envs, self.trial_steps, schedule)
+        fresh = checks.make_generators(family.name, self.num_envs, seed)
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Takes one step in every trial."""
-        actions = self._check_actions(actions)
-        if self._ended:
-            return self._autoreset()
-        if self._trial_step % (self.episode_steps + 1) == self.episode_steps:
-            return self._next_episode()
-        return self._advance(actions)
+        self.generators = [new or old for new, old in zip(fresh, self.generators, strict=True)]
+        self._tasks = list(tasks) if tasks else [self._draw_task(rng) for rng in self.generators]
+        self._schedules = schedules
+        for trial, task in enumerate(self._tasks):
+            self._assign(trial, task)
+        self._trial_step = 0
+        self.closed = False  # stable-baselines3's checker resets what it has closed: frames open cameras anew
+        self._follow_schedules()
+        outcome = self._start_episode()
+        return self._observe(), self._info(outcome)
 
-    def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        self._apply_schedules(self._trial_step)
+    def step(self, actions: np.ndarray) -> Step:
+        """Takes one step in every trial.
+
+        Args:
+            actions: ``(n, A)``; values outside [−1, 1] are clipped.
+
+        Returns:
+            Observations, rewards ``(n,)`` float64, terminated ``(n,)`` (never), truncated ``(n,)`` (on the
+            trial's last step), and the info of the table above.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset, or after the trials' end.
+            ValueError: actions of another shape, or not finite.
+        """
+        self._require_reset("step()")
+        shape = (self.num_envs, self.family.action_size)
+        actions = checks.check_actions(self.family.name, actions, shape)
+        if self._trial_step == self.trial_steps:
+            return self._step_after_end()
+        self._follow_schedules()
+        at_boundary = self._trial_step % (self.episode_steps + 1) == self.episode_steps
+        self._trial_step += 1
+        return self._returns(self._start_episode() if at_boundary else self._advance(actions))
+
+    def _step_after_end(self) -> Step:
+        if self.config.autoreset == "disabled":
+            raise ResetNeeded(f"{self.family.name}: the trials have ended (truncated); call reset() first")
+        observations, info = self.reset()
+        never = np.zeros(self.num_envs, dtype=bool)
+        return observations, np.zeros(self.num_envs), never, never.copy(), info
+
+    def _advance(self, actions: np.ndarray) -> Outcome:
         self.family.control(self._world, actions)
         self._world.step(self.family.substeps)
         self.family.after_step(self._world)
-        outcome = self.family.outcome(self._world, self._parameters, actions)
-        self._trial_step += 1
-        self._ended = self._trial_step == self.trial_steps
-        return self._returns(outcome)
-
-    def _next_episode(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        self._apply_schedules(self._trial_step)
-        self._trial_step += 1
-        return self._returns(self._start_episode())
-
-    def _autoreset(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        observations, info = self.reset()
-        zeros = np.zeros(self.num_envs)
-        return observations, zeros, np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool), info
-
-    def _returns(self, outcome: Outcome) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        reward = outcome.dense if self.config.reward_type == "dense" else outcome.sparse
-        truncated = np.full(self.num_envs, self._ended)
-        self._show()
-        return self._observe(), reward.copy(), np.zeros(self.num_envs, bool), truncated, self._info(outcome)
-
-    def _start_trials(
-        self, tasks: Sequence[Task], schedules: list[Schedule]
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        self._tasks, self._schedules = list(tasks), schedules
-        for trial, task in enumerate(tasks):
-            self._assign(trial, task)
-        self._trial_step, self._ended = 0, False
-        self._apply_schedules(0)
-        outcome = self._start_episode()
-        self._show()
-        return self._observe(), self._info(outcome)
-
-    def _show(self) -> None:
-        """In human mode every step is shown as it happens, as in Gymnasium's own environments."""
-        if self.render_mode == "human":
-            self.render()
+        return self.family.outcome(self._world, self._parameters, actions)
 
     def _start_episode(self) -> Outcome:
+        """Resets the robots; no reward has been received yet."""
         self._world.reset()
         self.family.start_episode(self._world, self.generators)
-        rest = np.zeros((self.num_envs, self.family.action_size))
-        outcome = self.family.outcome(self._world, self._parameters, rest)
-        zeros = np.zeros(self.num_envs)
-        return outcome._replace(dense=zeros, sparse=zeros)
+        at_rest = np.zeros((self.num_envs, self.family.action_size))
+        nothing = np.zeros(self.num_envs)
+        return self.family.outcome(self._world, self._parameters, at_rest)._replace(
+            dense=nothing, sparse=nothing
+        )
 
-    def _apply_schedules(self, step: int) -> None:
-        for trial, schedule in enumerate(self._schedules):
-            for when, task in schedule:
-                if when == step:
-                    self._assign(trial, task)
+    def _returns(self, outcome: Outcome) -> Step:
+        reward = outcome.dense if self.config.reward_type == "dense" else outcome.sparse
+        truncated = np.full(self.num_envs, self._trial_step == self.trial_steps)
+        never = np.zeros(self.num_envs, dtype=bool)
+        return self._observe(), reward.copy(), never, truncated, self._info(outcome)
 
-    def _seed(self, seed: int | Sequence[int | None] | None) -> None:
-        if seed is None:
-            return
-        if hasattr(seed, "__index__"):
-            seed = [int(seed) + trial for trial in range(self.num_envs)]  # type: ignore[arg-type]
-        if len(seed) != self.num_envs:  # type: ignore[arg-type]
-            raise ValueError(f"seed: expected an integer or a list of {self.num_envs}, got {seed!r}")
-        for trial, value in enumerate(seed):  # type: ignore[arg-type]
-            if value is not None:
-                self.generators[trial] = seeding.np_random(int(value))[0]
-
-    def _check_actions(self, actions: Any) -> np.ndarray:
-        if self._trial_step < 0:
-            raise ResetNeeded(f"{self.family.name}: step() before the first reset(); call reset() first")
-        if self._ended and self.config.autoreset == "disabled":
-            raise ResetNeeded(f"{self.family.name}: the trials have ended (truncated); call reset() before step()")
-        values = np.asarray(actions)
-        expected = (self.num_envs, self.family.action_size)
-        if values.shape != expected or values.dtype.kind not in "fiu":
-            raise ValueError(
-                f"{self.family.name}: expected actions of shape {expected} (trials, action), "
-                f"got {values.shape} of {values.dtype}"
-            )
-        values = values.astype(np.float64)
-        if not np.isfinite(values).all():
-            trial, index = np.argwhere(~np.isfinite(values))[0]
-            raise ValueError(f"{self.family.name}: action {index} of trial {trial} is {values[trial, index]}, not finite")
-        return np.clip(values, -1.0, 1.0)
-
-    # What is seen ------------------------------------------------------------------------------
-
-    def _observation_space(self) -> gym.spaces.Box:
-        if self.config.obs_type == "pixels":
-            return gym.spaces.Box(0, 255, self._camera.shape, np.uint8)
-        bound = self.family.state_bound
-        return gym.spaces.Box(-bound, bound, (len(self.family.state_names),), np.float32)
+    # What is seen -----------------------------------------------------------------------------
 
     def _observe(self) -> np.ndarray:
+        if self.render_mode == "human":
+            self.render()
         if self.config.obs_type == "pixels":
             return self._camera.draw()
         bound = self.family.state_bound
@@ -255,7 +302,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _info(self, outcome: Outcome) -> dict[str, Any]:
         episode, step = divmod(self._trial_step, self.episode_steps + 1)
         return {
-            "task_id": self._ids.copy(),
+            "task_id": self._task_ids.copy(),
             "reward_dense": outcome.dense.copy(),
             "reward_sparse": outcome.sparse.copy(),
             "score": outcome.score.copy(),
@@ -266,24 +313,31 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         }
 
     def state(self) -> np.ndarray:
-        """The physical states ``(n, S)`` float64, named by ``family.state_names``."""
+        """The physical states ``(n, S)`` float64, named by ``family.state_names``; no task in them."""
         self._require_reset("state()")
         return self.family.state(self._world)
 
     def expert_action(self) -> np.ndarray:
-        """What the family's scripted expert, which knows the tasks, would do: ``(n, A)`` float32."""
+        """What the family's scripted expert, which knows the tasks, would do now: ``(n, A)`` float32."""
         self._require_reset("expert_action()")
         return np.clip(self.family.expert(self._world, self._parameters), -1.0, 1.0).astype(np.float32)
 
     def render_people(self, trials: Sequence[int] | None = None) -> np.ndarray:
-        """Pictures for people, 480 pixels high, with what is hidden: ``(number of trials, 480, W, 3)`` uint8."""
+        """Pictures for people, with what is hidden made visible; in any render mode.
+
+        Args:
+            trials: which ones; all by default.
+
+        Returns:
+            ``(number of trials, 480, W, 3)`` uint8.
+        """
         self._require_reset("render()")
         trials = list(range(self.num_envs)) if trials is None else list(trials)
         markers = [self.family.markers(self._world, trial, self._tasks[trial]) for trial in trials]
         return self._people_camera.draw(markers, trials)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """One picture for people per trial, in ``"rgb_array"`` mode; in ``"human"`` mode the first trial's window."""
+        """In ``"rgb_array"`` mode a picture for people per trial; ``"human"`` mode shows trial 0 in a window."""
         if self.render_mode == "rgb_array":
             return tuple(self.render_people())
         if self.render_mode == "human":
@@ -291,23 +345,40 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._window.show(self._world, 0, self.family.markers(self._world, 0, self._tasks[0]))
         return None
 
-    def _require_reset(self, what: str) -> None:
-        if self._trial_step < 0:
-            raise ResetNeeded(f"{self.family.name}: {what} before the first reset(); call reset() first")
-
     def close_extras(self, **kwargs: Any) -> None:
-        """Frees the cameras."""
+        """Frees what the graphics library holds."""
         self._camera.close()
         self._people_camera.close()
         self._window.close()
 
+    def _require_reset(self, what: str) -> None:
+        if self._trial_step < 0:
+            raise ResetNeeded(f"{self.family.name}: {what} before the first reset(); call reset() first")
+
 
 class TaskEnv(gym.Env[np.ndarray, np.ndarray]):
-    """One trial at a time: a :class:`TaskVectorEnv` with n = 1."""
+    """One trial at a time: a :class:`TaskVectorEnv` with n = 1, whose docstring says what all this means.
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"]}
+    ``info`` holds the same keys, with plain numbers and booleans. ``num_envs`` and ``autoreset`` belong to
+    the vector environment and are refused here.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"]}  # noqa: RUF012 - Gymnasium's own type
 
     def __init__(self, family: str | type[Family] | Family, **keywords: Any) -> None:
+        """Builds one simulation.
+
+        Args:
+            family: a family, its class, or ``"package.module:Class"``.
+            keywords: see the table of :class:`TaskVectorEnv`.
+
+        Raises:
+            TypeError: an unknown keyword (with the nearest match) or a value of the wrong type.
+            ValueError: a value that is not allowed.
+        """
+        for name in ("num_envs", "autoreset"):
+            if name in keywords:
+                raise TypeError(f"{name!r} belongs to vector environments: use gymnasium.make_vec")
         self._batch = TaskVectorEnv(family, num_envs=1, **keywords)
         self.metadata = {**self.metadata, "render_fps": self._batch.metadata["render_fps"]}
         self.family = self._batch.family
@@ -333,55 +404,40 @@ class TaskEnv(gym.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts a new trial."""
+        """Starts a new trial; see :meth:`TaskVectorEnv.reset`."""
         super().reset(seed=seed)
         self._batch.generators = [self.np_random]
         observations, info = self._batch.reset(options=options)
         return observations[0], _first(info)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Takes one step."""
-        observations, rewards, _, truncated, info = self._batch.step(self._as_batch(action))
+        """Takes one step; see :meth:`TaskVectorEnv.step`."""
+        action = np.asarray(action)
+        if action.shape != self.action_space.shape:
+            expected = self.action_space.shape
+            raise ValueError(
+                f"{self.family.name}: expected an action of shape {expected}, got {action.shape}"
+            )
+        observations, rewards, _, truncated, info = self._batch.step(action[np.newaxis])
         return observations[0], float(rewards[0]), False, bool(truncated[0]), _first(info)
 
-    def _as_batch(self, action: Any) -> np.ndarray:
-        values = np.asarray(action)
-        if values.shape != self.action_space.shape:
-            raise ValueError(
-                f"{self.family.name}: expected an action of shape {self.action_space.shape}, got {values.shape}"
-            )
-        return values[np.newaxis]
-
     def state(self) -> np.ndarray:
-        """The physical state ``(S,)`` float64."""
+        """The physical state ``(S,)`` float64, named by ``family.state_names``."""
         return self._batch.state()[0]
 
     def expert_action(self) -> np.ndarray:
-        """What the family's scripted expert would do, ``(A,)`` float32."""
+        """What the family's scripted expert would do now, ``(A,)`` float32."""
         return self._batch.expert_action()[0]
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """A picture for people, ``(480, W, 3)`` uint8, in ``"rgb_array"`` mode."""
+        """A picture for people, ``(480, W, 3)`` uint8, in ``"rgb_array"`` mode; a window in ``"human"`` mode."""
         pictures = self._batch.render()
         return pictures[0] if pictures else None
 
     def close(self) -> None:
-        """Frees the cameras."""
+        """Frees what the graphics library holds."""
         self._batch.close()
 
 
 def _first(info: dict[str, np.ndarray]) -> dict[str, Any]:
     return {name: values[0].item() for name, values in info.items()}
-
-
-def _family_defaults(family: Family) -> dict[str, Any]:
-    return {
-        "num_train_tasks": family.num_train_tasks,
-        "num_test_tasks": family.num_test_tasks,
-        "obs_type": family.default_obs_type,
-    }
-
-
-def _check_mask(mask: Any) -> None:
-    if mask is not None and not np.all(mask):
-        raise ValueError("reset_mask: all trials of this environment start and end together; reset all of them")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import mujoco
 import numpy as np
@@ -77,6 +77,14 @@ class Family(ABC):
         """The names of the hidden parameters, in the order of :meth:`Task.vector`."""
         return tuple(p.name for p in self.parameters if p.hidden)
 
+    def defaults(self) -> dict[str, Any]:
+        """The family's own values of keywords."""
+        return {
+            "num_train_tasks": self.num_train_tasks,
+            "num_test_tasks": self.num_test_tasks,
+            "obs_type": self.default_obs_type,
+        }
+
     # Tasks ------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -92,7 +100,9 @@ class Family(ABC):
         missing = [p.name for p in self.parameters if p.name not in parameters]
         if missing or len(parameters) != len(self.parameters):
             expected = ", ".join(p.name for p in self.parameters)
-            raise ValueError(f"a task of {self.name} has the parameters {expected}; got {', '.join(parameters)}")
+            raise ValueError(
+                f"a task of {self.name} has the parameters {expected}; got {', '.join(parameters)}"
+            )
         ordered = {p.name: parameters[p.name] for p in self.parameters}
         task = Task(self.name, ordered, self.parameter_names)
         self.check_task(task)
@@ -108,9 +118,12 @@ class Family(ABC):
         if not isinstance(task, Task):
             raise TypeError(f"expected a Task of {self.name}, got {type(task).__name__}: {task!r}")
         if task.family != self.name:
-            raise ValueError(f"{task!r} belongs to {task.family}; this environment needs tasks of {self.name}")
-        if tuple(task.parameters) != tuple(p.name for p in self.parameters) or task.hidden != self.parameter_names:
-            expected = ", ".join(p.name for p in self.parameters)
+            raise ValueError(
+                f"{task!r} belongs to {task.family}; this environment needs tasks of {self.name}"
+            )
+        names = tuple(p.name for p in self.parameters)
+        if tuple(task.parameters) != names or task.hidden != self.parameter_names:
+            expected = ", ".join(names)
             raise ValueError(f"{task!r} does not have the parameters of {self.name}: {expected}")
         for p in self.parameters:
             if not p.low <= task.parameters[p.name] <= p.high:  # also catches NaN

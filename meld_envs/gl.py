@@ -103,7 +103,9 @@ class Worker:
     """A daemon thread that runs jobs in order, with its own OpenGL context."""
 
     def __init__(self, name: str) -> None:
-        self._jobs: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], Future[Any]] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], Future[Any]] | None] = (
+            SimpleQueue()
+        )
         self._context: GLContext | None = None
         self._owned: list[Freeable] = []
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

@@ -34,7 +34,9 @@ class Task:
         values = {str(name): float(value) for name, value in parameters.items()}
         unknown = [name for name in hidden if name not in values]
         if unknown:
-            raise ValueError(f"task of {family}: hidden name {unknown[0]!r} is no parameter; known: {', '.join(values)}")
+            raise ValueError(
+                f"task of {family}: hidden name {unknown[0]!r} is no parameter; known: {', '.join(values)}"
+            )
         object.__setattr__(self, "family", str(family))
         object.__setattr__(self, "parameters", MappingProxyType(values))
         object.__setattr__(self, "hidden", tuple(str(name) for name in hidden))
@@ -128,17 +130,26 @@ class TaskSet:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for YAML and JSON."""
-        return {"train": [task.to_dict() for task in self.train], "test": [task.to_dict() for task in self.test]}
+        return {
+            "train": [task.to_dict() for task in self.train],
+            "test": [task.to_dict() for task in self.test],
+        }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> TaskSet:
         """The task set that :meth:`to_dict` described."""
-        return cls([Task.from_dict(item) for item in plain["train"]], [Task.from_dict(item) for item in plain["test"]])
+        return cls(
+            [Task.from_dict(item) for item in plain["train"]],
+            [Task.from_dict(item) for item in plain["test"]],
+        )
 
 
-def _draw_distinct(draw_task: DrawTask, count: int, rng: np.random.Generator, taken: Sequence[Task]) -> list[Task]:
+def _draw_distinct(
+    draw_task: DrawTask, count: int, rng: np.random.Generator, taken: Sequence[Task]
+) -> list[Task]:
     """``count`` different tasks, none of which is in ``taken``."""
-    known, drawn, repeats = set(taken), [], 0
+    known, repeats = set(taken), 0
+    drawn: list[Task] = []
     while len(drawn) < count:
         task = draw_task(rng)
         if task in known:

@@ -20,7 +20,9 @@ _said = False  # whether this process has been told that there is no display
 
 def has_display() -> bool:
     """Whether a window can be opened here."""
-    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return not sys.platform.startswith("linux") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
 
 
 class Window:
@@ -67,4 +69,6 @@ def _say_once() -> None:
     global _said
     if not _said:
         _said = True
-        logger.warning("render_mode='human': no display (DISPLAY and WAYLAND_DISPLAY are unset), so nothing is shown")
+        logger.warning(
+            "render_mode='human': no display (DISPLAY and WAYLAND_DISPLAY are unset), so nothing is shown"
+        )

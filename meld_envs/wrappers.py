@@ -68,7 +68,13 @@ class TrialObservation(
         """Takes one step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         start = bool(info.get("episode_start", False))
-        return self._observation(observation, float(reward), start, action), reward, terminated, truncated, info
+        return (
+            self._observation(observation, float(reward), start, action),
+            reward,
+            terminated,
+            truncated,
+            info,
+        )
 
     def _observation(
         self, observation: np.ndarray, reward: float, start: bool, action: np.ndarray | None

@@ -91,4 +91,6 @@ class CheetahVel(Family):
 
 def _speed_bar(x: float, height: float, speed: float, rgba: tuple[float, float, float, float]) -> Marker:
     half_length = max(0.3 * speed, 0.01)
-    return Marker(mujoco.mjtGeom.mjGEOM_BOX, (half_length, 0.03, 0.03), (x - 1.0 + half_length, 0.0, height), rgba)
+    return Marker(
+        mujoco.mjtGeom.mjGEOM_BOX, (half_length, 0.03, 0.03), (x - 1.0 + half_length, 0.0, height), rgba
+    )
