@@ -139,7 +139,7 @@ BASES: dict[str, dict[str, Any]] = {
         "autoencoder_refresh_updates": 100,
         "reward_input_scale": 5.0,
         "foresight_pairs": 5,
-        "foresight_weight": 10.0,
+        "foresight_weight": 50.0,
         "model_learning_rate": 1e-3,
         "gradient_clip": 10.0,
         "trials_per_update": 24,
