@@ -18,7 +18,9 @@ from meld_envs.world import World
 
 @dataclass(frozen=True)
 class Quality:
-    """What drawing may cost; the defaults are those of observations (``docs/environments.md`` has the timings).
+    """What drawing may cost; the defaults are those of observations.
+
+    ``docs/environments.md`` says what each was found to cost.
 
     Attributes:
         samples: multisampling of edges; 0 for none.

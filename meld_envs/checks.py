@@ -35,7 +35,8 @@ def check_actions(where: str, actions: Any, expected: tuple[int, ...]) -> np.nda
     values = np.asarray(actions)
     if values.shape != expected or values.dtype.kind not in "fiu":
         raise ValueError(
-            f"{where}: expected actions of shape {expected} (trials, action), got {values.shape} of {values.dtype}"
+            f"{where}: expected actions of shape {expected} (trials, action), "
+            f"got {values.shape} of {values.dtype}"
         )
     if not np.isfinite(values).all():
         trial, index = np.argwhere(~np.isfinite(values))[0]
@@ -83,9 +84,9 @@ def make_generators(
     """
     if seed is None:
         return [None] * num_envs
-    seeds = (
-        seed if isinstance(seed, (list, tuple, np.ndarray)) else [seed + trial for trial in range(num_envs)]
-    )  # type: ignore[operator]
+    seeds: Sequence[Any] = (
+        [seed + trial for trial in range(num_envs)] if isinstance(seed, (int, np.integer)) else seed
+    )
     if len(seeds) != num_envs:
         raise ValueError(f"{where}: expected one seed or {num_envs} of them, got {len(seeds)}")
     return [None if one is None else seeding.np_random(int(one))[0] for one in seeds]
@@ -127,7 +128,7 @@ def _parse(family: Family, trial_steps: int, pairs: Sequence[Any]) -> Schedule:
         step, task = int(pair[0]), pair[1]
         if not 0 <= step < trial_steps:
             raise ValueError(
-                f"{family.name}: schedule step {step} is outside the trial of {trial_steps} steps"
+                f"{family.name}: step {step} of the schedule is outside the trial's {trial_steps}"
             )
         family.check_task(task)
         schedule.append((step, task))

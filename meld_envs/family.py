@@ -68,6 +68,7 @@ class Family(ABC):
     state_names: ClassVar[tuple[str, ...]]
     state_bound: ClassVar[float]
     cameras: ClassVar[tuple[str, ...]]
+    expert_success: ClassVar[float] = 1.0
     quality: ClassVar[Quality] = Quality()
     varied_fields: ClassVar[tuple[str, ...]] = ()
     default_obs_type: ClassVar[str] = "pixels"
@@ -138,7 +139,7 @@ class Family(ABC):
     def build_model(self) -> mujoco.MjModel:
         """Compiles the scene."""
 
-    def start_episode(self, world: World, rngs: Sequence[np.random.Generator]) -> None:
+    def start_episode(self, world: World, rngs: Sequence[np.random.Generator]) -> None:  # noqa: B027
         """Brings every simulation, just reset, into a start state; one generator per simulation."""
 
     @abstractmethod

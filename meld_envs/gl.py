@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 HINT = (
     "Drawing needs an off-screen OpenGL library. Install one: for EGL (preferred) "
-    "'apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri' on Debian or Ubuntu, or the graphics card's own driver; "
-    "for OSMesa 'apt-get install libosmesa6' and set MUJOCO_GL=osmesa. "
+    "'apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri' on Debian or Ubuntu, or the graphics card's "
+    "driver; for OSMesa 'apt-get install libosmesa6' and set MUJOCO_GL=osmesa. "
     "Without either, obs_type='state' works and needs no drawing."
 )
 
@@ -29,15 +29,18 @@ class GLError(RuntimeError):
 class GLContext(Protocol):
     """What MuJoCo's EGL and OSMesa contexts have in common."""
 
-    def make_current(self) -> None: ...
+    def make_current(self) -> None:
+        """Makes it the calling thread's context."""
 
-    def free(self) -> None: ...
+    def free(self) -> None:
+        """Gives it back."""
 
 
 class Freeable(Protocol):
     """What lives in a context and must be freed in its thread."""
 
-    def free(self) -> None: ...
+    def free(self) -> None:
+        """Gives it back, with its context current."""
 
 
 def _egl_context() -> GLContext:
@@ -124,7 +127,7 @@ class Worker:
         self._context.make_current()
 
     def own(self, resource: Freeable) -> None:
-        """Takes charge of something that lives in this context: freed by :meth:`free`, or when the thread ends."""
+        """Takes charge of something in this context: freed by :meth:`free`, or with the thread."""
         self._owned.append(resource)
 
     def free(self, resource: Freeable) -> None:

@@ -12,7 +12,7 @@ MAX_REWARD = 1000.0  # rewards are shown within +- this, so that the space is bo
 
 
 class TrialObservation(
-    gym.Wrapper[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray], gym.utils.RecordConstructorArgs
+    gym.Wrapper[dict[str, np.ndarray], np.ndarray, Any, np.ndarray], gym.utils.RecordConstructorArgs
 ):
     """Makes reward, episode start and previous action part of the observation.
 
@@ -35,7 +35,7 @@ class TrialObservation(
         >>> env.close()
     """
 
-    def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
+    def __init__(self, env: gym.Env[Any, np.ndarray]) -> None:
         """Wraps an environment.
 
         Raises:
@@ -53,7 +53,7 @@ class TrialObservation(
                 self._key: seen,
                 "reward": spaces.Box(-MAX_REWARD, MAX_REWARD, (1,), np.float32),
                 "episode_start": spaces.Box(0.0, 1.0, (1,), np.float32),
-                "previous_action": spaces.Box(done.low, done.high, dtype=np.float32),  # type: ignore[arg-type]
+                "previous_action": spaces.Box(done.low, done.high, dtype=np.float32),
             }
         )
 
