@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gymnasium as gym
 
+from meld_envs.gl import GLError
 from meld_envs.tasks import Task, TaskSet
 from meld_envs.wrappers import TrialObservation
 
-__all__ = ["FAMILIES", "Task", "TaskSet", "TrialObservation"]
+__all__ = ["FAMILIES", "GLError", "Task", "TaskSet", "TrialObservation"]
 
 #: Gymnasium id -> the family's class. A new family is one file and one line here.
 FAMILIES: dict[str, str] = {

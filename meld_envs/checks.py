@@ -36,7 +36,7 @@ def check_actions(where: str, actions: Any, expected: tuple[int, ...]) -> np.nda
     if values.shape != expected or values.dtype.kind not in "fiu":
         raise ValueError(
             f"{where}: expected actions of shape {expected} (trials, action), "
-            f"got {values.shape} of {values.dtype}"
+            f"got {values.shape}, of {values.dtype}"
         )
     if not np.isfinite(values).all():
         trial, index = np.argwhere(~np.isfinite(values))[0]
@@ -76,7 +76,7 @@ def check_mask(where: str, mask: Any) -> None:
 def make_generators(
     where: str, num_envs: int, seed: int | Sequence[int | None] | None
 ) -> list[np.random.Generator | None]:
-    """A generator per trial, ``None`` where the old one is to go on; trial i of an integer seed gets seed + i.
+    """A generator per trial, ``None`` where the old one goes on; of an integer seed trial i gets seed + i.
 
     Raises:
         ValueError: a list of the wrong length.
@@ -127,9 +127,7 @@ def _parse(family: Family, trial_steps: int, pairs: Sequence[Any]) -> Schedule:
             raise TypeError(f"{family.name}: schedule must be a list of (step, task) pairs, got {pair!r}")
         step, task = int(pair[0]), pair[1]
         if not 0 <= step < trial_steps:
-            raise ValueError(
-                f"{family.name}: step {step} of the schedule is outside the trial's {trial_steps}"
-            )
+            raise ValueError(f"{family.name}: schedule step {step} is outside the trial's {trial_steps}")
         family.check_task(task)
         schedule.append((step, task))
     return tuple(schedule)

@@ -337,7 +337,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._people_camera.draw(markers, trials)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """A picture for people per trial in ``"rgb_array"`` mode; a window with trial 0 in ``"human"`` mode."""
+        """In ``"rgb_array"`` mode a picture for people per trial; ``"human"`` mode shows trial 0."""
         if self.render_mode == "rgb_array":
             return tuple(self.render_people())
         if self.render_mode == "human":
@@ -430,7 +430,7 @@ class TaskEnv(gym.Env[np.ndarray, np.ndarray]):
         return self._batch.expert_action()[0]
 
     def render(self) -> np.ndarray | None:
-        """A picture for people ``(480, W, 3)`` in ``"rgb_array"`` mode; a window in ``"human"`` mode."""
+        """A picture for people ``(480, W, 3)`` in ``"rgb_array"`` mode, a window in ``"human"`` mode."""
         pictures = self._batch.render()
         return pictures[0] if pictures else None
 

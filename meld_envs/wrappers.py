@@ -77,7 +77,7 @@ class TrialObservation(
         )
 
     def _observation(
-        self, observation: np.ndarray, reward: float, start: bool, action: np.ndarray | None
+        self, observation: Any, reward: float, start: bool, action: np.ndarray | None
     ) -> dict[str, np.ndarray]:
         space = self._action_space_wrapped
         if action is None or start:

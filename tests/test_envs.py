@@ -357,7 +357,7 @@ def task_of_another_family(env):
 
 def task_out_of_range(env):
     task = env.task_set.train[0]
-    return meld_envs.Task(task.family, {name: 1e9 for name in task.parameters}, task.hidden)
+    return meld_envs.Task(task.family, dict.fromkeys(task.parameters, 1000000000.0), task.hidden)
 
 
 BAD_CALLS = {

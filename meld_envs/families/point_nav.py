@@ -23,7 +23,47 @@ RADIUS_TOLERANCE = 1e-6  # m, by which a task's goal may miss the semicircle
 
 
 class PointNav(Family):
-    """A disc on a plane, seen from above."""
+    """A disc on a plane, seen from above, to find a goal by the reward alone.
+
+    Paper, appendix D.1; thesis, Section 5.2.3. The agent must search the semicircle of possible goals,
+    remember what the rewards told, and go straight to the goal from then on.
+
+    ## Observation
+
+    `Box(0, 255, (64, 64, 3), uint8)`: a red disc on a grey plane, from straight above; the goal is not
+    shown. With `obs_type="state"` `Box(-2, 2, (2,), float32)`: `x` and `y` of the disc in metres.
+
+    ## Actions
+
+    `Box(-1, 1, (2,), float32)`, out of range clipped: a move of 0.15 m times the action; moves longer than
+    0.15 m are shortened to it. The disc's centre stays within ±1.4 m.
+
+    ## Reward
+
+    With d the distance between disc and goal after the move, in metres:
+
+    | reward  | value                       |
+    |---------|-----------------------------|
+    | dense   | −d                          |
+    | sparse  | 1 − d where d ≤ 0.2, else 0 |
+    | score   | −d                          |
+    | success | d ≤ 0.2                     |
+
+    ## Task parameters
+
+    | name     | distribution                    | unit | hidden |
+    |----------|---------------------------------|------|--------|
+    | `goal_x` | cos(angle), angle from U(0, π)  | m    | yes    |
+    | `goal_y` | sin(angle)                      | m    | yes    |
+
+    ## Start and end
+
+    The disc starts at the origin. An episode has 20 steps and never terminates.
+
+    ## Version history
+
+    * v0: first version. The paper gives no number for the longest move; ours is 0.15 m.
+    """
 
     name = "PointNav"
     parameters = (
@@ -40,13 +80,16 @@ class PointNav(Family):
     quality = Quality(slices=32)  # a round disc
 
     def build_model(self) -> mujoco.MjModel:
+        """The scene of ``assets/point_nav.xml``."""
         return mujoco.MjModel.from_xml_path(str(MODEL_FILE))
 
     def draw_task(self, rng: np.random.Generator) -> Task:
+        """A goal at a uniform angle of the semicircle."""
         angle = rng.uniform(0.0, math.pi)
         return self.task(goal_x=GOAL_RADIUS * math.cos(angle), goal_y=GOAL_RADIUS * math.sin(angle))
 
     def check_task(self, task: Task) -> None:
+        """Raises also if the goal is not on the semicircle."""
         super().check_task(task)
         if abs(math.hypot(*task.parameters.values()) - GOAL_RADIUS) > RADIUS_TOLERANCE:
             raise ValueError(f"{task!r}: the goal must lie on the semicircle of radius {GOAL_RADIUS:g} m")
@@ -59,12 +102,14 @@ class PointNav(Family):
         world.qvel[:] = (targets - world.qpos) / world.model.opt.timestep
 
     def outcome(self, world: World, parameters: np.ndarray, actions: np.ndarray) -> Outcome:
+        """Distance to the goal."""
         distance = np.linalg.norm(world.qpos - parameters, axis=1)
         near = distance <= SUCCESS_DISTANCE
         score = 0.0 - distance
         return Outcome(score, np.where(near, 1.0 - distance, 0.0), score, near)
 
     def state(self, world: World) -> np.ndarray:
+        """Where the disc is."""
         return world.qpos.copy()
 
     def expert(self, world: World, parameters: np.ndarray) -> np.ndarray:
@@ -72,6 +117,7 @@ class PointNav(Family):
         return (parameters - world.qpos) / MAX_MOVE
 
     def markers(self, world: World, sim: int, task: Task) -> tuple[Marker, ...]:
+        """The disc of success around the goal."""
         goal = (task.parameters["goal_x"], task.parameters["goal_y"], 0.01)
         size = (SUCCESS_DISTANCE, 0.005, 0.0)
         return (Marker(mujoco.mjtGeom.mjGEOM_CYLINDER, size, goal, (0.1, 0.65, 0.2, 1.0)),)

@@ -1,0 +1,245 @@
+"""Environment steps per second with pixels, against Gymnasium's own HalfCheetah, in one process and one run.
+
+    python benchmarks/throughput.py
+    python benchmarks/throughput.py --envs meld/PointNav-v0 --image-size 32 --csv speed.csv
+
+All subjects are measured in short rounds, one after the other and again, and medians are reported, so
+that a machine that is busy for a while slows all of them. Ratios are to the peer of the same round. The
+split into physics, drawing and Python is measured apart, on one thread, where the shares add up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MUJOCO_GL", "egl")  # for the peer, before it imports mujoco
+
+import gymnasium as gym
+import mujoco
+import mujoco.batch
+import numpy as np
+
+import meld_envs
+from meld_envs.config import usable_cores
+
+PEER = "HalfCheetah-v5"
+BATCH = 20  # tasks at once
+
+#: What MuJoCo does for us, by share.
+SHARES: dict[str, tuple[tuple[Any, str], ...]] = {
+    "physics": ((mujoco.batch.Batch, "step"),),
+    "drawing": tuple(
+        (mujoco, name)
+        for name in (
+            "mj_kinematics",
+            "mj_comPos",
+            "mj_camlight",
+            "mjv_updateScene",
+            "mjr_setBuffer",
+            "mjr_render",
+            "mjr_readPixels",
+        )
+    ),
+}
+
+
+@dataclass
+class Subject:
+    """Something whose steps are counted.
+
+    Attributes:
+        name: for the table.
+        num_tasks: environment steps that one call makes.
+        step: takes one step, pixels included.
+        rates: environment steps per second, one number per round.
+    """
+
+    name: str
+    num_tasks: int
+    step: Callable[[], None]
+    rates: list[float]
+
+    def measure(self, seconds: float) -> None:
+        """Steps for so long and notes the rate."""
+        start, steps = time.perf_counter(), 0
+        while (passed := time.perf_counter() - start) < seconds or not steps:
+            self.step()
+            steps += self.num_tasks
+        self.rates.append(steps / max(passed, time.perf_counter() - start))
+
+
+def peer(size: int) -> Subject:
+    """Gymnasium's HalfCheetah with a picture per step, as its users get it."""
+    env = gym.make(PEER, render_mode="rgb_array", width=size, height=size)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+
+    def step() -> None:
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        env.render()
+        if terminated or truncated:
+            env.reset()
+
+    return Subject(f"peer: {PEER}, rgb_array", 1, step, [])
+
+
+def ours(env_id: str, num_tasks: int, size: int, num_threads: int | None = None) -> Subject:
+    """One of our environments, with so many tasks at once."""
+    env = gym.make_vec(
+        env_id, num_envs=num_tasks, image_size=size, num_threads=num_threads, autoreset="next_step"
+    )
+    env.reset(seed=0)
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (64, *np.shape(env.action_space.sample())))
+    count = iter(range(sys.maxsize))
+
+    def step() -> None:
+        env.step(actions[next(count) % len(actions)])
+
+    label = "1 task" if num_tasks == 1 else f"{num_tasks} tasks"
+    return Subject(f"{env_id}, {label}", num_tasks, step, [])
+
+
+@contextmanager
+def stopwatch(spent: dict[str, float]) -> Iterator[None]:
+    """Adds up the time spent in MuJoCo's functions, by share."""
+    originals = [
+        (owner, name, getattr(owner, name)) for watched in SHARES.values() for owner, name in watched
+    ]
+    for share, functions in SHARES.items():
+        for owner, name in functions:
+            setattr(owner, name, _timed(getattr(owner, name), share, spent))
+    try:
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+
+
+def _timed(function: Callable[..., Any], share: str, spent: dict[str, float]) -> Callable[..., Any]:
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            spent[share] += time.perf_counter() - start
+
+    return call
+
+
+def split(env_id: str, num_tasks: int, size: int, rounds: int, steps: int = 20) -> dict[str, float]:
+    """Median microseconds per environment step on one thread: physics, drawing, Python, and in all."""
+    subject = ours(env_id, num_tasks, size, num_threads=1)
+    subject.step()
+    parts: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        spent: dict[str, float] = dict.fromkeys(SHARES, 0.0)
+        with stopwatch(spent):
+            start = time.perf_counter()
+            for _ in range(steps):
+                subject.step()
+            total = time.perf_counter() - start
+        spent = {**spent, "python": total - sum(spent.values()), "total": total}
+        for share, seconds in spent.items():
+            parts[share].append(1e6 * seconds / (steps * num_tasks))
+    return {share: statistics.median(values) for share, values in parts.items()}
+
+
+def speed_rows(env_ids: list[str], size: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """Rates of the peer and of ours, alone and with many tasks; medians over the rounds."""
+    subjects = [peer(size)]
+    for env_id in env_ids:
+        subjects += [ours(env_id, 1, size), ours(env_id, BATCH, size)]
+    for subject in subjects:
+        subject.measure(0.0)  # contexts are created at the first frame
+        subject.rates.clear()
+    for _ in range(rounds):
+        for subject in subjects:
+            subject.measure(seconds)
+    rows = []
+    for subject in subjects:
+        ratios = [rate / base for rate, base in zip(subject.rates, subjects[0].rates, strict=True)]
+        rows.append(
+            {
+                "subject": subject.name,
+                "steps_per_second": round(statistics.median(subject.rates), 1),
+                "slowest_round": round(min(subject.rates), 1),
+                "fastest_round": round(max(subject.rates), 1),
+                "times_peer": round(statistics.median(ratios), 1),
+            }
+        )
+    return rows
+
+
+def split_rows(env_ids: list[str], size: int, rounds: int) -> list[dict[str, Any]]:
+    """Where the time of a step goes, in microseconds and shares."""
+    rows = []
+    for env_id in env_ids:
+        for num_tasks in (1, BATCH):
+            parts = split(env_id, num_tasks, size, rounds)
+            row: dict[str, Any] = {
+                "subject": f"{env_id}, {num_tasks} task{'s' * (num_tasks > 1)}, one thread"
+            }
+            row.update({f"{share}_us": round(parts[share], 1) for share in ("physics", "drawing", "python")})
+            row["python_share"] = f"{100 * parts['python'] / parts['total']:.1f} %"
+            rows.append(row)
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table."""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine(size: int) -> str:
+    """What the numbers hold for."""
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return (
+        f"{size} x {size} pixels; {usable_cores()} usable cores ({platform.machine()}){load}; "
+        f"MUJOCO_GL={os.environ['MUJOCO_GL']}; Python {platform.python_version()}, "
+        f"mujoco {mujoco.__version__}, gymnasium {gym.__version__}"
+    )
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    ids = list(meld_envs.FAMILIES)
+    parser.add_argument("--envs", nargs="+", default=ids, metavar="ID", choices=ids, help=", ".join(ids))
+    parser.add_argument("--image-size", type=int, default=64, help="pixels (default 64)")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of all subjects (default 15)")
+    parser.add_argument("--seconds", type=float, default=0.4, help="of each subject in a round (default 0.4)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the first table there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures and prints both tables."""
+    options = arguments()
+    rates = speed_rows(options.envs, options.image_size, options.rounds, options.seconds)
+    shares = split_rows(options.envs, options.image_size, options.rounds)
+    print(f"{machine(options.image_size)}\n\n{markdown(rates)}\n\n{markdown(shares)}")
+    if options.csv:
+        with options.csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rates[0]))
+            writer.writeheader()
+            writer.writerows(rates)
+
+
+if __name__ == "__main__":
+    main()
