@@ -1,0 +1,1 @@
+"""Agents that learn to learn: MELD, SLAC, references, and the interface that any agent may meet."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -85,10 +85,14 @@ class EpisodeStore:
             ValueError: shapes that do not agree, or a task index out of range.
         """
         tasks = np.asarray(tasks, np.int64)
-        if any(array.shape[:3] != trials.action.shape[:3] for array in trials) or len(tasks) != len(trials.action):
+        if any(array.shape[:3] != trials.action.shape[:3] for array in trials) or len(tasks) != len(
+            trials.action
+        ):
             raise ValueError(f"trials disagree: tasks {tasks.shape}, {[array.shape for array in trials]}")
         if tasks.min() < 0 or tasks.max() >= self.num_tasks:
-            raise ValueError(f"task indices must lie in 0..{self.num_tasks - 1}, got {tasks.min()}..{tasks.max()}")
+            raise ValueError(
+                f"task indices must lie in 0..{self.num_tasks - 1}, got {tasks.min()}..{tasks.max()}"
+            )
         self._index(_Block(tasks, trials))
 
     def _index(self, block: _Block) -> None:
@@ -137,7 +141,9 @@ class EpisodeStore:
                 chosen.append([(self._blocks[block], row, k) for block, row, k in picks])
         return self._gather(chosen, tasks, features)
 
-    def _gather(self, chosen: Sequence[Sequence[tuple[_Block, int, int]]], tasks: np.ndarray, features: bool) -> Sequences:
+    def _gather(
+        self, chosen: Sequence[Sequence[tuple[_Block, int, int]]], tasks: np.ndarray, features: bool
+    ) -> Sequences:
         def join(name: str) -> np.ndarray:
             parts = [[getattr(b.trials, name)[row, k] for b, row, k in trial] for trial in chosen]
             return np.concatenate([np.stack(p) for p in zip(*parts)], axis=1)
@@ -152,7 +158,9 @@ class EpisodeStore:
             parts = [[b.features[row, k] for b, row, k in trial] for trial in chosen]  # type: ignore[index]
             cached = np.concatenate([np.stack(p) for p in zip(*parts)], axis=1)
         observation = None if features else join("observation")
-        return Sequences(action, join("reward"), join("reward_dense"), episode_start, observation, cached, tasks)
+        return Sequences(
+            action, join("reward"), join("reward_dense"), episode_start, observation, cached, tasks
+        )
 
     def sample_frames(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """``count`` single observations ``(count, ...)``, uniform over all that are held."""
@@ -169,7 +177,7 @@ class EpisodeStore:
 
     # -- cached features ---------------------------------------------------------------------------
 
-    def cache_features(self, encode, again: bool = False) -> None:
+    def cache_features(self, encode: Callable[[np.ndarray], np.ndarray], again: bool = False) -> None:
         """Stores ``encode(observations (N, ...)) -> (N, F)`` for every block that lacks it, or for all."""
         for block in self._blocks:
             if block.features is None or again:

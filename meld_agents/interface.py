@@ -12,10 +12,43 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from gymnasium.vector import VectorEnv
+from gymnasium.spaces import Box
+
+
+class TrialEnv(Protocol):
+    """What agents may know of a batched environment (``meld_envs.env.TaskVectorEnv`` is one).
+
+    Attributes:
+        num_envs: trials side by side, n.
+        single_observation_space: of one trial.
+        single_action_space: of one trial.
+        task_set: has ``train`` and ``test``, sequences of tasks.
+        episode_steps: steps per episode, T.
+        episodes_per_trial: K.
+    """
+
+    num_envs: int
+    single_observation_space: Box
+    single_action_space: Box  # in [−1, 1]
+    episode_steps: int
+    episodes_per_trial: int
+
+    @property
+    def task_set(self) -> Any: ...
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]: ...
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]: ...
+
+    def close(self) -> None: ...
+
 
 #: Makes the batched environment of the *train* split with so many trials at once.
-MakeEnv = Callable[[int], VectorEnv]
+MakeEnv = Callable[[int], TrialEnv]
 
 
 class Evidence(NamedTuple):

@@ -166,15 +166,12 @@ class MELD:
     meta = True
 
     def __init__(self, make_env: MakeEnv, settings: Mapping[str, Any], seed: int, device: str) -> None:
-        self.settings = s = self._settings(settings)
+        self.settings = self._settings(settings)
         self.device = torch.device(device)
-        self._make_env, self._env = make_env, None
-        probe = make_env(1)
-        self.observation_shape = tuple(probe.single_observation_space.shape)
-        self.action_size = probe.single_action_space.shape[0]
-        self.tasks = list(probe.task_set.train)
-        self.episodes_per_trial = probe.episodes_per_trial
-        probe.close()
+        self._make_env, self._env = make_env, make_env(1)
+        self.observation_shape = self._env.single_observation_space.shape
+        self.action_size = self._env.single_action_space.shape[0]
+        self.tasks = list(self._env.task_set.train)
 
         self._rng = np.random.default_rng(np.random.SeedSequence(seed))
         self._generator = torch.Generator(self.device).manual_seed(int(self._rng.integers(2**62)))
@@ -267,11 +264,16 @@ class MELD:
         chosen = self._choose_tasks(s.collect_tasks)
         losses = self._collect(chosen, self.policy(len(chosen), explore=True, seed=self._draw_seed()))
         self.rounds += 1
-        if self._autoencoder_optimiser and s.autoencoder_refresh_rounds:
-            if self.rounds % s.autoencoder_refresh_rounds == 0:
-                losses |= self._train_autoencoder(s.autoencoder_refresh_updates)
-                self._encode_all()
-        return losses | self._train(s.updates_per_round, acting=True) | {"store_bytes": float(self.store.nbytes)}
+        if self._refresh_due():
+            losses |= self._train_autoencoder(s.autoencoder_refresh_updates)
+            self._encode_all()
+        return (
+            losses | self._train(s.updates_per_round, acting=True) | {"store_bytes": float(self.store.nbytes)}
+        )
+
+    def _refresh_due(self) -> bool:
+        every = self.settings.autoencoder_refresh_rounds
+        return self._autoencoder_optimiser is not None and every > 0 and self.rounds % every == 0
 
     def _draw_seed(self) -> int:
         return int(self._rng.integers(2**31))
@@ -284,12 +286,13 @@ class MELD:
         count = min(missing, self.settings.collect_tasks)
         chosen = (self.store.num_trials + np.arange(count)) % len(self.tasks)
         rng = np.random.default_rng(self._draw_seed())
-        return self._collect(chosen, RandomPolicy(count, self.action_size, rng, self.settings.warmup_action_hold))
+        return self._collect(
+            chosen, RandomPolicy(count, self.action_size, rng, self.settings.warmup_action_hold)
+        )
 
     def _collect(self, chosen: np.ndarray, policy: Policy) -> dict[str, float]:
-        if self._env is None or self._env.num_envs != len(chosen):
-            if self._env is not None:
-                self._env.close()
+        if self._env.num_envs != len(chosen):
+            self._env.close()
             self._env = self._make_env(len(chosen))
         trials = live_trials(self._env, policy, [self.tasks[i] for i in chosen], self._draw_seed())
         self.store.add(chosen, trials)
@@ -303,7 +306,9 @@ class MELD:
     def _autoencoder_due(self) -> int:
         if self._autoencoder_optimiser is None:
             return 0
-        return self.settings.autoencoder_updates - min(self._autoencoder_done, self.settings.autoencoder_updates)
+        return self.settings.autoencoder_updates - min(
+            self._autoencoder_done, self.settings.autoencoder_updates
+        )
 
     def _train_autoencoder(self, count: int) -> dict[str, float]:
         assert isinstance(self.perception, CachedPerception) and self._autoencoder_optimiser
@@ -321,6 +326,7 @@ class MELD:
 
     def _encode_all(self, first: bool = False) -> None:
         if first:
+            assert isinstance(self.perception, CachedPerception)
             self.perception.standardise(self._tensor(self.store.sample_frames(self._rng, 2048)))
         self.store.cache_features(self._encode_numpy, again=True)
 
@@ -361,10 +367,17 @@ class MELD:
         z = latents.sample
         observed = self.perception.log_likelihood(targets.flatten(0, 1), z.flatten(0, 1), self._generator)
         reward_error = (self.reward_decoder(z).squeeze(-1) - dense)[~starts]
-        rewarded = log_normal(reward_error.unsqueeze(-1), torch.zeros_like(reward_error.unsqueeze(-1)), s.reward_std)
+        rewarded = log_normal(
+            reward_error.unsqueeze(-1), torch.zeros_like(reward_error.unsqueeze(-1)), s.reward_std
+        )
         kl = self.model.kl(latents, actions).mean()
         elbo = observed + s.reward_weight * rewarded.mean() - kl
-        losses = {"elbo": elbo, "observation_loglik": observed, "kl": kl, "reward_mse": reward_error.square().mean()}
+        losses = {
+            "elbo": elbo,
+            "observation_loglik": observed,
+            "kl": kl,
+            "reward_mse": reward_error.square().mean(),
+        }
         loss = -elbo
         if s.foresight_pairs:
             error = self.foresight.error(
@@ -400,7 +413,9 @@ class MELD:
         inside = ~starts[:, 1:]
         belief = latents.belief.detach()
         paired = rewards[:, 1:] if self.settings.reward_timing == "next" else rewards[:, :-1]
-        return Transitions(belief[:, :-1][inside], actions[:, :-1][inside], paired[inside], belief[:, 1:][inside])
+        return Transitions(
+            belief[:, :-1][inside], actions[:, :-1][inside], paired[inside], belief[:, 1:][inside]
+        )
 
     def _pick(self, transitions: Transitions) -> Transitions:
         """A random batch of them, with replacement."""
@@ -503,6 +518,6 @@ class MeldPolicy:
         return self._latents.belief.cpu().numpy()
 
     def imagine(self) -> np.ndarray:
-        """The frames ``(n, H, W, C)`` uint8 that the belief's sample expects to see."""
+        """What the belief's sample expects to see: frames ``(n, H, W, C)`` uint8, or states ``(n, S)``."""
         assert self._latents is not None, "no evidence yet"
         return self._agent.perception.imagine(self._latents.sample)

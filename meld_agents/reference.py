@@ -52,13 +52,17 @@ class Random(Reference):
         env.close()
 
     def policy(self, num_trials: int, explore: bool, seed: int = 0) -> RandomPolicy:
-        return RandomPolicy(self._space.low, self._space.high, num_trials, np.random.default_rng([self._seed, seed]))
+        return RandomPolicy(
+            self._space.low, self._space.high, num_trials, np.random.default_rng([self._seed, seed])
+        )
 
 
 class RandomPolicy:
     """Uniform actions between ``low`` and ``high``, ``(A,)`` each."""
 
-    def __init__(self, low: np.ndarray, high: np.ndarray, num_trials: int, generator: np.random.Generator) -> None:
+    def __init__(
+        self, low: np.ndarray, high: np.ndarray, num_trials: int, generator: np.random.Generator
+    ) -> None:
         self._low, self._high = low, high
         self._num_trials = num_trials
         self._generator = generator
@@ -85,7 +89,7 @@ class ExpertPolicy:
     """Asks the environment for its expert's actions, whatever the evidence."""
 
     def __init__(self, env: VectorEnv) -> None:
-        self._env = env.unwrapped
+        self._env: Any = env.unwrapped
 
     def start_trial(self) -> None:
         """Nothing to forget."""

@@ -30,7 +30,9 @@ class AgentError(ValueError):
 
 def agent_targets() -> dict[str, str]:
     """Every short name with its ``package.module:Class``, without importing any of them."""
-    own = {name: target for name, target in BUILT_IN.items() if importlib.util.find_spec(target.split(":")[0])}
+    own = {
+        name: target for name, target in BUILT_IN.items() if importlib.util.find_spec(target.split(":")[0])
+    }
     others = {point.name: point.value for point in importlib.metadata.entry_points(group=GROUP)}
     return {**others, **own}
 
@@ -44,12 +46,16 @@ def find_agent(name: str) -> Any:
     """
     targets = agent_targets()
     if name not in targets and ":" not in name:
-        raise AgentError(f"unknown agent {name!r}{suggestion(name, list(targets))} (or give package.module:Class)")
+        raise AgentError(
+            f"unknown agent {name!r}{suggestion(name, list(targets))} (or give package.module:Class)"
+        )
     module_name, _, class_name = targets.get(name, name).partition(":")
     found = _import(name, module_name, class_name)
     missing = [method for method in METHODS if not callable(getattr(found, method, None))]
     if missing:
-        raise AgentError(f"agent {name!r}: {module_name}:{class_name} has no {missing[0]}() (see meld_agents.interface)")
+        raise AgentError(
+            f"agent {name!r}: {module_name}:{class_name} has no {missing[0]}() (see meld_agents.interface)"
+        )
     return found
 
 
@@ -62,7 +68,9 @@ def _import(name: str, module_name: str, class_name: str) -> Any:
         raise AgentError(f"agent {name!r}: {module_name!r} is no module name") from error
     if not hasattr(module, class_name):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise AgentError(f"agent {name!r}: {module_name} has no {class_name!r}{suggestion(class_name, classes)}")
+        raise AgentError(
+            f"agent {name!r}: {module_name} has no {class_name!r}{suggestion(class_name, classes)}"
+        )
     return getattr(module, class_name)
 
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
 
 from meld_agents.episodes import Trials
-from meld_agents.interface import Evidence, Policy
+from meld_agents.interface import Evidence, Policy, TrialEnv
 
 
 class RandomPolicy:
@@ -31,7 +30,7 @@ class RandomPolicy:
         return self._action
 
 
-def live_trials(env: VectorEnv, policy: Policy, tasks: Sequence[Any], seed: int) -> Trials:
+def live_trials(env: TrialEnv, policy: Policy, tasks: Sequence[Any], seed: int) -> Trials:
     """Runs one trial of every task, side by side, and returns them as they were lived.
 
     Args:
@@ -40,12 +39,12 @@ def live_trials(env: VectorEnv, policy: Policy, tasks: Sequence[Any], seed: int)
         tasks: one task per trial.
         seed: decides all that the environment draws.
     """
-    episodes, frames = env.episodes_per_trial, env.episode_steps + 1  # type: ignore[attr-defined]
+    episodes, frames = env.episodes_per_trial, env.episode_steps + 1
     steps = episodes * frames
     policy.start_trial()
     observation, info = env.reset(seed=seed, options={"task": list(tasks)})
     count = len(tasks)
-    action_shape = env.single_action_space.shape or ()
+    action_shape = env.single_action_space.shape
     trials = Trials(
         np.empty((count, steps, *observation.shape[1:]), observation.dtype),
         np.zeros((count, steps, *action_shape), np.float32),

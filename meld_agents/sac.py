@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -74,7 +75,7 @@ class TwinCritic(nn.Module):
     def __init__(self, inputs: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
         sizes = (inputs, *hidden, 1)
-        self.weights = nn.ParameterList(nn.Parameter(torch.empty(2, i, o)) for i, o in zip(sizes[:-1], sizes[1:]))
+        self.weights = nn.ParameterList(nn.Parameter(torch.empty(2, i, o)) for i, o in pairwise(sizes))
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(2, 1, o)) for o in sizes[1:])
         for weight in self.weights:
             for one in weight.data:
@@ -102,14 +103,21 @@ class SAC:
     """
 
     def __init__(
-        self, belief: int, action: int, settings: SacSettings, generator: torch.Generator, device: torch.device | str
+        self,
+        belief: int,
+        action: int,
+        settings: SacSettings,
+        generator: torch.Generator,
+        device: torch.device | str,
     ) -> None:
         self.settings, self.generator, self.device = settings, generator, device
         self.target_entropy = settings.target_entropy_per_action * action
         self.actor = Actor(belief, action, settings.hidden).to(device)
         self.critic = TwinCritic(belief + action, settings.hidden).to(device)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
-        self.log_temperature = torch.tensor(math.log(settings.initial_temperature), device=device, requires_grad=True)
+        self.log_temperature = torch.tensor(
+            math.log(settings.initial_temperature), device=device, requires_grad=True
+        )
 
         def adam(parameters: Any) -> torch.optim.Adam:
             return torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)

@@ -65,25 +65,12 @@ def coerce(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"{where}: expected a list, got {value!r}")
         return tuple(coerce(item, options[0], where) for item in value)
+    if kind not in _SCALARS:
+        return value
     try:
-        if kind is bool:
-            return _as_bool(value)
-        if kind is int:
-            if isinstance(value, bool) or float(value) != int(float(value)):
-                raise ValueError
-            return int(float(value))
-        if kind is float:
-            if isinstance(value, bool):
-                raise ValueError
-            return float(value)
-        if kind is str and isinstance(value, str):
-            return value
+        return _SCALARS[kind](value)
     except (TypeError, ValueError, OverflowError):
-        pass
-    else:
-        if kind not in (bool, int, float, str):
-            return value
-    raise ValueError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
+        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}") from None
 
 
 def _as_bool(value: Any) -> bool:
@@ -92,3 +79,24 @@ def _as_bool(value: Any) -> bool:
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     raise ValueError
+
+
+def _as_int(value: Any) -> int:
+    if isinstance(value, bool) or float(value) != int(float(value)):
+        raise ValueError
+    return int(float(value))
+
+
+def _as_float(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError
+    return float(value)
+
+
+def _as_str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+_SCALARS: dict[Any, Any] = {bool: _as_bool, int: _as_int, float: _as_float, str: _as_str}

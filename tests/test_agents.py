@@ -1,5 +1,7 @@
 """MELD and SLAC on the real environment: what is evidence, what is remembered, what is saved."""
 
+import itertools
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -42,9 +44,7 @@ def make_agent(cls=MELD, seed=0, **changes):
 
 
 def train(agent, slices):
-    for _, progress in zip(range(slices), agent.meta_train(10**9)):
-        pass
-    return progress
+    return list(itertools.islice(agent.meta_train(10**9), slices))[-1]
 
 
 def weights(agent):
@@ -127,10 +127,7 @@ def test_acting_and_learning_infer_the_same_belief():
         features = agent.perception.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         e = agent._evidence(features, rewards, starts)
         noise = torch.stack(
-            [
-                torch.cat(((x.z1 - x.z1_mean) / x.z1_std, (x.z2 - x.z2_mean) / x.z2_std), -1)
-                for x in recorded
-            ],
+            [torch.cat(((x.z1 - x.z1_mean) / x.z1_std, (x.z2 - x.z2_mean) / x.z2_std), -1) for x in recorded],
             1,
         )
         inferred = agent.model.infer(e, actions, noise)
@@ -160,7 +157,15 @@ def test_model_updates_reach_every_part_but_the_frozen_encoder():
     agent._update_model()
     after = weights(agent)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    for part in ("z1_first", "z1_posterior", "z1_prior", "z2_next", "reward_decoder", "from_latent", "foresight"):
+    for part in (
+        "z1_first",
+        "z1_posterior",
+        "z1_prior",
+        "z2_next",
+        "reward_decoder",
+        "from_latent",
+        "foresight",
+    ):
         assert any(part in name for name in moved), part
     assert not any("perception.encoder" in name or "perception.decoder" in name for name in moved)
 
@@ -187,7 +192,9 @@ def test_reward_timing(timing, expected):
     agent = make_agent(reward_timing=timing)
     size = agent.model.latent_size
     latents = agent.model.infer(
-        torch.zeros(1, 3, agent.model.z1_first.net[0].in_features), torch.zeros(1, 3, 2), torch.zeros(1, 3, size)
+        torch.zeros(1, 3, agent.model.z1_first.net[0].in_features),
+        torch.zeros(1, 3, 2),
+        torch.zeros(1, 3, size),
     )
     rewards, starts = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[True, False, False]])
     assert agent._transitions(latents, torch.zeros(1, 3, 2), rewards, starts).reward.tolist() == expected
@@ -238,10 +245,10 @@ def test_seeds_decide():
 
 
 def test_global_generators_are_left_alone():
-    state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     train(make_agent(), 5)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert np.array_equal(numpy_state, np.random.get_state()[1])
+    assert np.array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
 
 
 # -- settings --------------------------------------------------------------------------------------
@@ -258,7 +265,7 @@ def test_the_paper_is_the_default():
 
 @pytest.mark.parametrize("base", list(BASES))
 def test_bases_name_only_known_settings(base):
-    assert MELD.resolve({"base": base}).keys() == {f for f in MeldSettings.__dataclass_fields__}
+    assert MELD.resolve({"base": base}).keys() == set(MeldSettings.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(

@@ -111,12 +111,12 @@ def test_damaged_blocks_are_refused(store, tmp_path, damage):
     else:
         data[len(data) // 2] ^= 1
         path.write_bytes(data if damage == "flip" else data[: len(data) // 2])
-    with pytest.raises(ValueError, match="000001.npz"):
+    with pytest.raises(ValueError, match="000001"):
         EpisodeStore(TASKS).load(tmp_path, digests)
 
 
 def test_nonsense_is_refused(store):
-    with pytest.raises(ValueError, match="0..2"):
+    with pytest.raises(ValueError, match=r"0\.\.2"):
         store.add(np.array([3]), trials([3]))
     with pytest.raises(ValueError, match="disagree"):
         store.add(np.array([0, 1]), trials([0]))

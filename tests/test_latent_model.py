@@ -76,7 +76,9 @@ def test_perfect_rewards_have_the_known_log_likelihood():
 def test_kl_agrees_with_the_closed_form():
     mean, std = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, 2.0]])
     expected = sum(0.5 * (s * s + m * m - 1 - math.log(s * s)) for m, s in [(1.0, 0.5), (-2.0, 2.0)])
-    assert kl_normal(mean, std, torch.zeros(1, 2), torch.ones(1, 2)).item() == pytest.approx(expected, rel=1e-6)
+    assert kl_normal(mean, std, torch.zeros(1, 2), torch.ones(1, 2)).item() == pytest.approx(
+        expected, rel=1e-6
+    )
     assert kl_normal(mean, std, mean, std).item() == pytest.approx(0.0, abs=1e-6)
 
 

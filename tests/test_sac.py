@@ -82,7 +82,9 @@ def test_temperature_moves_towards_the_target_entropy():
 
 def test_learns_a_bandit():
     """Reward −(a − 0.5)²: the mean action ends near 0.5."""
-    agent = sac(belief=1, action=1, discount=0.0, learning_rate=3e-3, initial_temperature=0.001, hidden=(32, 32))
+    agent = sac(
+        belief=1, action=1, discount=0.0, learning_rate=3e-3, initial_temperature=0.001, hidden=(32, 32)
+    )
     generator = torch.Generator().manual_seed(0)
     for _ in range(1000):
         action = torch.rand(64, 1, generator=generator) * 2 - 1

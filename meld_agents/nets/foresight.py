@@ -15,7 +15,7 @@ from meld_agents.nets.heads import mlp, xavier
 
 
 class RewardForesight(nn.Module):
-    """Predicts r_τ from z2_t and the transition (f_{τ−1}, a_{τ−1}, f_τ), for random τ of the same sequence."""
+    """Predicts r_τ from z2_t and the transition (f_{τ−1}, a_{τ−1}, f_τ), for random τ of the sequence."""
 
     def __init__(self, memory: int, features: int, action: int, hidden: int) -> None:
         super().__init__()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -45,26 +47,44 @@ def mlp(sizes: Sequence[int], nonlinearity: str = "relu", layer_norm: bool = Fal
             Xavier-initialised recurrence can blow up).
     """
     layers: list[nn.Module] = []
-    for i, (before, after) in enumerate(zip(sizes[:-1], sizes[1:])):
+    for i, (before, after) in enumerate(pairwise(sizes)):
         layers.append(nn.Linear(before, after))
         if i < len(sizes) - 2:
             if layer_norm:
                 layers.append(nn.LayerNorm(after))
             layers.append(activation(nonlinearity))
-    return xavier(nn.Sequential(*layers))  # type: ignore[return-value]
+    net = nn.Sequential(*layers)
+    xavier(net)
+    return net
+
+
+def _inverse_softplus(value: float) -> float:
+    return math.log(math.expm1(value))
+
+
+def _output_bias(net: nn.Sequential) -> Tensor:
+    output = net[-1]
+    assert isinstance(output, nn.Linear)
+    return output.bias
 
 
 class GaussianHead(nn.Module):
     """An MLP that gives mean and standard deviation ``(..., size)`` of a diagonal Gaussian."""
 
     def __init__(
-        self, inputs: int, size: int, hidden: int, nonlinearity: str, layer_norm: bool, initial_std: float | None = None
+        self,
+        inputs: int,
+        size: int,
+        hidden: int,
+        nonlinearity: str,
+        layer_norm: bool,
+        initial_std: float | None = None,
     ) -> None:
         super().__init__()
         self.net = mlp((inputs, hidden, hidden, 2 * size), nonlinearity, layer_norm)
         if initial_std is not None:
             with torch.no_grad():  # softplus(bias) = initial_std
-                self.net[-1].bias[size:] = torch.tensor(initial_std).expm1().log()
+                _output_bias(self.net)[size:].fill_(_inverse_softplus(initial_std))
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, each ``(..., size)``."""
@@ -80,13 +100,19 @@ class GatedGaussianHead(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, size: int, hidden: int, nonlinearity: str, layer_norm: bool, initial_std: float = 0.05
+        self,
+        inputs: int,
+        size: int,
+        hidden: int,
+        nonlinearity: str,
+        layer_norm: bool,
+        initial_std: float = 0.05,
     ) -> None:
         super().__init__()
         self.net = mlp((inputs, hidden, hidden, 3 * size), nonlinearity, layer_norm)
         with torch.no_grad():
-            self.net[-1].bias[size : 2 * size] = -1.0  # gates start a quarter open
-            self.net[-1].bias[2 * size :] = torch.tensor(initial_std).expm1().log()
+            _output_bias(self.net)[size : 2 * size].fill_(-1.0)  # gates start a quarter open
+            _output_bias(self.net)[2 * size :].fill_(_inverse_softplus(initial_std))
 
     def forward(self, inputs: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, each ``(..., size)``, given the previous latent ``(..., size)``."""
@@ -97,7 +123,7 @@ class GatedGaussianHead(nn.Module):
 
 def log_normal(value: Tensor, mean: Tensor, std: float) -> Tensor:
     """Log-density of an independent Gaussian with one fixed ``std``, summed over the last axis."""
-    constant = -0.5 * value.shape[-1] * (torch.log(torch.tensor(2 * torch.pi)).item() + 2 * float(torch.log(torch.tensor(std))))
+    constant = -value.shape[-1] * (0.5 * math.log(2 * math.pi) + math.log(std))
     return constant - 0.5 * ((value - mean) / std).square().sum(-1)
 
 

@@ -58,7 +58,10 @@ class ImageEncoder(nn.Module):
         outs, kernels, ratio = _plan(height, width, filters)
         layers: list[nn.Module] = []
         for out, kernel in zip(outs, kernels):
-            layers += [nn.Conv2d(channels, out, kernel, stride=2, padding=_padding(kernel)), activation(nonlinearity)]
+            layers += [
+                nn.Conv2d(channels, out, kernel, stride=2, padding=_padding(kernel)),
+                activation(nonlinearity),
+            ]
             channels = out
         layers += [nn.Conv2d(channels, size, (LAST_ROWS, LAST_ROWS * ratio)), nn.Flatten()]
         if not linear_output:
@@ -73,17 +76,24 @@ class ImageEncoder(nn.Module):
 class ImageDecoder(nn.Module):
     """Vectors ``(N, size)`` to frames ``(N, C, H, W)``, unbounded (the likelihood's mean)."""
 
-    def __init__(self, shape: tuple[int, int, int], filters: Sequence[int], size: int, nonlinearity: str) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], filters: Sequence[int], size: int, nonlinearity: str
+    ) -> None:
         super().__init__()
         height, width, channels = shape
         outs, kernels, ratio = _plan(height, width, filters)
         layers: list[nn.Module] = [nn.Unflatten(1, (size, 1, 1))]
-        layers += [nn.ConvTranspose2d(size, outs[-1], (LAST_ROWS, LAST_ROWS * ratio)), activation(nonlinearity)]
+        layers += [
+            nn.ConvTranspose2d(size, outs[-1], (LAST_ROWS, LAST_ROWS * ratio)),
+            activation(nonlinearity),
+        ]
         for i in range(len(outs) - 1, -1, -1):
             after, kernel = (outs[i - 1] if i else channels), kernels[i]
             odd = (kernel[0] % 2, kernel[1] % 2)
             layers.append(
-                nn.ConvTranspose2d(outs[i], after, kernel, stride=2, padding=_padding(kernel), output_padding=odd)
+                nn.ConvTranspose2d(
+                    outs[i], after, kernel, stride=2, padding=_padding(kernel), output_padding=odd
+                )
             )
             if i:
                 layers.append(activation(nonlinearity))

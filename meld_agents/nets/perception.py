@@ -41,7 +41,9 @@ def to_unit(frames: Tensor) -> Tensor:
 
 def to_uint8(frames: Tensor) -> np.ndarray:
     """Float frames ``(N, C, H, W)`` as uint8 ``(N, H, W, C)``, clipped."""
-    return frames.clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
+    return (
+        frames.clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
+    )
 
 
 class JointPerception(nn.Module):
@@ -53,7 +55,9 @@ class JointPerception(nn.Module):
         super().__init__()
         self.settings, self.feature_size = settings, settings.feature_size
         layers = (shape, settings.filters)
-        self.encoder = ImageEncoder(*layers, settings.feature_size, settings.nonlinearity, linear_output=False)
+        self.encoder = ImageEncoder(
+            *layers, settings.feature_size, settings.nonlinearity, linear_output=False
+        )
         self.decoder = ImageDecoder(*layers, latent, settings.nonlinearity)
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -117,8 +121,10 @@ class CachedPerception(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """uint8 frames ``(N, H, W, C)`` to standardised features ``(N, F)``; no gradient reaches the encoder."""
-        parts = [(self.encoder(to_unit(part)) - self.shift) / self.scale for part in frames.split(ENCODE_BATCH)]
+        """uint8 frames ``(N, H, W, C)`` to standardised features ``(N, F)``, without gradient."""
+        parts = [
+            (self.encoder(to_unit(part)) - self.shift) / self.scale for part in frames.split(ENCODE_BATCH)
+        ]
         return torch.cat(parts)
 
     def log_likelihood(self, features: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
@@ -151,13 +157,21 @@ class StatePerception(nn.Module):
         del generator
         return log_normal(states.float(), self.from_latent(z), self.settings.feature_std).mean()
 
+    @torch.no_grad()
+    def imagine(self, z: Tensor) -> np.ndarray:
+        """The states ``(N, S)`` float32 that latents ``(N, Z)`` expect."""
+        return self.from_latent(z).cpu().numpy()
+
 
 Perception = JointPerception | CachedPerception | StatePerception
 
 
-def make_perception(kind: str, shape: tuple[int, ...], latent: int, settings: PerceptionSettings) -> Perception:
+def make_perception(
+    kind: str, shape: tuple[int, ...], latent: int, settings: PerceptionSettings
+) -> Perception:
     """The perception named ``joint`` or ``cached`` for images ``(H, W, C)``, or for states ``(S,)``."""
     if len(shape) == 1:
         return StatePerception(shape, latent, settings)
-    kinds = {"joint": JointPerception, "cached": CachedPerception}
-    return kinds[kind](shape, latent, settings)  # type: ignore[arg-type]
+    height, width, channels = shape
+    chosen = CachedPerception if kind == "cached" else JointPerception
+    return chosen((height, width, channels), latent, settings)
