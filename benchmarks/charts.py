@@ -44,18 +44,23 @@ def line_chart(
 
     Args:
         series: at least one, with finite values.
-        x_label, y_label: with units.
+        x_label: with units.
+        y_label: with units.
         y_range: default: what the values span.
         marks: x positions of vertical lines (episode boundaries).
     """
     x_low, x_high = _span([s.x for s in series])
-    y_low, y_high = y_range or _padded(_span([a for s in series for a in (s.y, s.low, s.high) if a is not None]))
+    y_low, y_high = y_range or _padded(
+        _span([a for s in series for a in (s.y, s.low, s.high) if a is not None])
+    )
     frame = _Frame(x_low, x_high, y_low, y_high)
     parts = [*_axes(frame, x_label, y_label), *(_mark(frame, x) for x in marks)]
     parts += [band for s in series if (band := _band(frame, s)) is not None]
     parts += [part for s in series for part in _line(frame, s)]
     label = f"{y_label} by {x_label}"
-    return element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="chart")
+    return element(
+        "svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="chart"
+    )
 
 
 @dataclass(frozen=True)
@@ -115,10 +120,14 @@ def _axes(frame: _Frame, x_label: str, y_label: str) -> list[Html]:
     for value in ticks(frame.x_low, frame.x_high, 6):
         parts.append(element("text", tick_text(value), x=frame.x(value), y=bottom + 17, text_anchor="middle"))
     parts.append(element("line", x1=LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"))
-    parts.append(element("text", x_label, x=(LEFT + right) / 2, y=HEIGHT - 6, text_anchor="middle", class_="label"))
+    parts.append(
+        element("text", x_label, x=(LEFT + right) / 2, y=HEIGHT - 6, text_anchor="middle", class_="label")
+    )
     middle = (TOP + bottom) / 2
     turned = f"rotate(-90 12 {middle})"
-    parts.append(element("text", y_label, x=12, y=middle, text_anchor="middle", transform=turned, class_="label"))
+    parts.append(
+        element("text", y_label, x=12, y=middle, text_anchor="middle", transform=turned, class_="label")
+    )
     return parts
 
 
@@ -138,7 +147,13 @@ def _line(frame: _Frame, series: Series) -> list[Html]:
     title = element("title", f"{series.name}: {series.y[-1]:.3g} at the end")
     if len(series.x) == 1:  # a reference that does not learn: a level
         y = frame.y(series.y[0])
-        return [element("line", title, x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_=f"curve level c{series.colour}")]
+        return [
+            element(
+                "line", title, x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_=f"curve level c{series.colour}"
+            )
+        ]
     points = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in zip(series.x, series.y))
-    dot = element("circle", cx=frame.x(series.x[-1]), cy=frame.y(series.y[-1]), r=3, class_=f"dot c{series.colour}")
+    dot = element(
+        "circle", cx=frame.x(series.x[-1]), cy=frame.y(series.y[-1]), r=3, class_=f"dot c{series.colour}"
+    )
     return [element("polyline", title, points=points, class_=f"curve c{series.colour}"), dot]

@@ -46,7 +46,9 @@ class Checkpoints:
         shutil.rmtree(folder / _ASIDE, ignore_errors=True)
         self.best: dict[str, Any] | None = None
 
-    def save(self, write: Callable[[Path], None], state: dict[str, Any], rank: list[float] | None = None) -> Path:
+    def save(
+        self, write: Callable[[Path], None], state: dict[str, Any], rank: list[float] | None = None
+    ) -> Path:
         """Writes a checkpoint; the older ones stay until it is complete.
 
         Args:
@@ -91,7 +93,7 @@ class Checkpoints:
             try:
                 manifest = verify(folder)
                 usable(folder, manifest["state"])
-            except Exception as error:  # whatever an agent's load raises, an older checkpoint may still serve
+            except Exception as error:  # noqa: BLE001 - whatever an agent's load raises, an older checkpoint may still serve
                 self._say(f"checkpoint {folder.name} cannot be used, trying the one before: {error}")
                 continue
             self.best = manifest["best"]
@@ -106,7 +108,11 @@ class Checkpoints:
 
     def _numbers(self) -> dict[int, Path]:
         folders = [path for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink()]
-        return {int(p.name.split("-")[0]): p for p in folders if p.name.split("-")[0].isdigit() and "-step" in p.name}
+        return {
+            int(p.name.split("-")[0]): p
+            for p in folders
+            if p.name.split("-")[0].isdigit() and "-step" in p.name
+        }
 
     def _point(self, link: str, name: str) -> None:
         """Makes ``checkpoints/last`` or ``best`` a link to a folder, in one step."""

@@ -14,7 +14,7 @@ from benchmarks.errors import RequestError
 from benchmarks.plan import Job
 from benchmarks.provenance import ROOT, usable_cores
 
-#: How often Ray starts a job again that failed or whose machine was lost; each time it goes on from its checkpoint.
+#: How often Ray starts a job again that failed or lost its machine; it goes on from its checkpoint.
 RAY_RETRIES = 3
 _STOP_SECONDS = 10
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -23,8 +23,13 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 class Engine(Protocol):
     """Sees jobs through."""
 
-    waiting: Sequence[Job]
-    running: Sequence[Job]
+    @property
+    def waiting(self) -> list[Job]:
+        """Jobs that have not been started."""
+
+    @property
+    def running(self) -> list[Job]:
+        """Jobs that have been started and have not ended."""
 
     def poll(self) -> list[tuple[Job, int]]:
         """Starts what can start; returns the jobs that have ended since the last call, with exit codes."""
@@ -50,14 +55,21 @@ class LocalEngine:
 
     @property
     def waiting(self) -> list[Job]:
+        """Jobs that have not been started."""
         return list(self._waiting)
 
     @property
     def running(self) -> list[Job]:
+        """Jobs whose processes live."""
         return list(self._processes)
 
     def poll(self) -> list[tuple[Job, int]]:
-        ended = [(job, process.returncode) for job, process in self._processes.items() if process.poll() is not None]
+        """Starts waiting jobs where there is room; returns those that have ended, with exit codes."""
+        ended = [
+            (job, process.returncode)
+            for job, process in self._processes.items()
+            if process.poll() is not None
+        ]
         for job, _ in ended:
             del self._processes[job]
         while self._waiting and len(self._processes) < self._parallel:
@@ -66,6 +78,7 @@ class LocalEngine:
         return ended
 
     def stop(self) -> None:
+        """Ends all processes, politely at first."""
         self._waiting.clear()
         for process in self._processes.values():
             process.terminate()
@@ -109,10 +122,16 @@ class RayEngine:
 
     @property
     def running(self) -> list[Job]:
+        """All jobs that have not ended."""
         return list(self._tasks.values())
 
     def poll(self) -> list[tuple[Job, int]]:
-        ready, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0) if self._tasks else ([], [])
+        """The jobs that have ended since the last call, with exit codes."""
+        ready, _ = (
+            self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
+            if self._tasks
+            else ([], [])
+        )
         return [(self._tasks.pop(task), self._exit_code(task)) for task in ready]
 
     def _exit_code(self, task: Any) -> int:
@@ -122,6 +141,7 @@ class RayEngine:
             return 1
 
     def stop(self) -> None:
+        """Cancels what runs and leaves the cluster."""
         for task in self._tasks:
             self._ray.cancel(task, force=True)
         self._tasks.clear()
@@ -164,7 +184,9 @@ def start_job(results: Path, job: Job, threads: int, folder: str | None = None) 
         )
 
 
-def make_engine(name: str, results: Path, jobs: Sequence[Job], parallel: int, threads: int, device: str) -> Engine:
+def make_engine(
+    name: str, results: Path, jobs: Sequence[Job], parallel: int, threads: int, device: str
+) -> Engine:
     """The engine of that name, ``local`` or ``ray``."""
     if name == "ray":
         return RayEngine(results, jobs, parallel, threads, device)

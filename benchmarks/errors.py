@@ -22,5 +22,7 @@ def explain_os_error(error: OSError, doing: str) -> str:
         doing: e.g. ``"writing runs/a/summary.csv"``.
     """
     if error.errno in DISK_FULL:
-        return f"{doing}: the disk is full ({error.strerror}); free some space, then give the same command again"
+        return (
+            f"{doing}: the disk is full ({error.strerror}); free some space, then give the same command again"
+        )
     return f"{doing}: {error.strerror or error}"

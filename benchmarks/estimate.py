@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evaluate import Environments, each_task, run_trials, spread
+from benchmarks.evaluate import Environments, each_task, face, run_trials, spread
 from benchmarks.files import read_json, write_json
 from benchmarks.jobs import choose_device, set_threads
 from benchmarks.plan import Job, Plan
@@ -44,13 +44,13 @@ def plan_seconds(jobs: Iterable[Job], estimates: Mapping[Job, Estimate], paralle
 def longest_first(plan: Plan, threads: int) -> list[Job]:
     """The plan's jobs, by kept speeds where all are known, else by budget."""
     jobs = plan.jobs()
-    kept = {job: kept_estimate(plan, job, threads) for job in jobs}
-    if None in kept.values():
+    kept = {job: found for job in jobs if (found := kept_estimate(plan, job, threads)) is not None}
+    if len(kept) < len(jobs):
         return jobs
     return sorted(jobs, key=lambda job: -kept[job].seconds)
 
 
-# -------------------------------------------------------------------------------------------------- kept speeds
+# ------------------------------------------------------------------------------------------------ kept speeds
 
 
 def keep_speed(plan: Plan, job: Job, threads: int, provenance: Mapping[str, Any]) -> None:
@@ -69,7 +69,7 @@ def keep_speed(plan: Plan, job: Job, threads: int, provenance: Mapping[str, Any]
 
 def kept_estimate(plan: Plan, job: Job, threads: int) -> Estimate | None:
     """From an earlier run of the same agent, family, settings, machine and threads, or None."""
-    kept = _kept().get(_key(plan, job, threads))
+    kept = _kept().get(_key(plan, job, threads), {})
     try:
         scale = plan.budget(job) / kept["env_steps"] if plan.budget(job) else 1.0
         seconds = float(kept["wall_seconds"]) * scale
@@ -99,7 +99,7 @@ def _limited(seconds: float, plan: Plan) -> float:
     return seconds if plan.max_minutes is None else min(seconds, 60 * plan.max_minutes)
 
 
-# -------------------------------------------------------------------------------------------------- calibration
+# ------------------------------------------------------------------------------------------------ calibration
 
 
 def estimate(plan: Plan, threads: int) -> dict[Job, Estimate]:
@@ -122,16 +122,16 @@ def calibrate(plan: Plan, job: Job, threads: int) -> Estimate:
         set_threads(threads)
         began = time.monotonic()
         agent = agent_class(envs.make, plan.agent_settings(job), job.seed, choose_device(plan.device))
-        task_set = envs.get(1, "test").unwrapped.task_set
+        task_set = face(envs.get(1, "test")).task_set
         building = time.monotonic() - began
         testing = _time_evaluation(agent, envs, "test", task_set.test, len(task_set.test))
         trying = _time_evaluation(agent, envs, "train", task_set.train, evaluation.train_tasks)
-        training = _time_training(agent, env_plan.env_steps) if budget else 0.0
+        training, basis = _time_training(agent, env_plan.env_steps) if budget else (0.0, "one evaluation")
     evaluations = 1 + (budget - 1) // evaluation.every if budget else 1
     final = evaluation.final_trials_per_task / evaluation.trials_per_task
     seconds = building + training + (evaluations + final) * testing * evaluation.trials_per_task
     seconds += (evaluations + 1) * trying
-    return Estimate(_limited(seconds, plan), "measured now for some seconds; later phases may differ")
+    return Estimate(_limited(seconds, plan), f"measured now: {basis}")
 
 
 def _time_evaluation(agent: Any, envs: Environments, split: str, tasks: Any, at_most: int) -> float:
@@ -145,8 +145,8 @@ def _time_evaluation(agent: Any, envs: Environments, split: str, tasks: Any, at_
     return time.monotonic() - began
 
 
-def _time_training(agent: Any, env_steps: int) -> float:
-    """Seconds that the whole budget would take."""
+def _time_training(agent: Any, env_steps: int) -> tuple[float, str]:
+    """Seconds that the whole budget would take, and what that is extrapolated from."""
     began = time.monotonic()
     points = [(0.0, 0)]
     for progress in agent.meta_train(env_steps):
@@ -155,8 +155,12 @@ def _time_training(agent: Any, env_steps: int) -> float:
             break
     at, steps = points[-1]
     if steps >= env_steps:
-        return at
+        return at, "all of it"
     middle = next(point for point in reversed(points) if point[0] <= at / 2)
     gained = steps - middle[1]
-    rate = gained / (at - middle[0]) if gained else steps / at
-    return env_steps / rate if rate else float("inf")
+    if not gained:
+        return env_steps / steps * at if steps else float("inf"), (
+            f"{at:.0f} s, all of it a warm-up on {steps:,} collected steps, so this is a guess; "
+            "a finished run makes the next estimate a measurement"
+        )
+    return env_steps / gained * (at - middle[0]), f"the later half of {at:.0f} s of training"

@@ -15,10 +15,9 @@ from meld_agents.interface import Agent, Evidence, Policy
 #: Called at every frame of a batch of trials with (frame index, evidence, policy, environment).
 Watcher = Callable[[int, Evidence, Policy, VectorEnv], None]
 
-EVAL_COLUMNS = (
-    "env_steps split task_id trial episode return_dense return_sparse final_score best_score success".split()
-)
-ADAPTATION_COLUMNS = "env_steps split task_id trial episode step reward_dense reward_sparse score success".split()
+_EPISODE = ("env_steps", "split", "task_id", "trial", "episode")
+EVAL_COLUMNS = (*_EPISODE, "return_dense", "return_sparse", "final_score", "best_score", "success")
+ADAPTATION_COLUMNS = (*_EPISODE, "step", "reward_dense", "reward_sparse", "score", "success")
 
 
 class Environments:
@@ -48,9 +47,15 @@ class Environments:
         return self._made[key]
 
     def close(self) -> None:
+        """Closes every environment that was kept."""
         for env in self._made.values():
             env.close()
         self._made.clear()
+
+
+def face(env: VectorEnv) -> Any:
+    """The environment itself, with what ``meld_envs`` promises beyond Gymnasium (task lists, horizons)."""
+    return env.unwrapped
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class Trials:
 
     @property
     def final_score(self) -> float:
+        """The mean score at the end of the trials' last episodes."""
         return float(self.score[:, -1, -1].mean())
 
 
@@ -133,17 +139,20 @@ def run_trials(
         explore: the agent's exploring policy rather than its mean actions.
         watch: called at every frame, after the policy has received its evidence.
     """
-    face = env.unwrapped
-    episodes, steps = face.episodes_per_trial, face.episode_steps
+    episodes, steps = face(env).episodes_per_trial, face(env).episode_steps
     frames = episodes * (steps + 1)
-    log = {name: np.zeros((len(tasks), frames)) for name in ("reward_dense", "reward_sparse", "score", "success")}
+    log = {
+        name: np.zeros((len(tasks), frames)) for name in ("reward_dense", "reward_sparse", "score", "success")
+    }
     policy = _policy(agent, env, len(tasks), explore, seed)
     observation, info = env.reset(seed=seed, options={"task": list(tasks)})
     reward = np.zeros(len(tasks), np.float32)
     policy.start_trial()
     for t in range(frames):
         _note(log, info, t)
-        evidence = Evidence(observation, np.asarray(reward, np.float32), np.asarray(info["episode_start"], bool))
+        evidence = Evidence(
+            observation, np.asarray(reward, np.float32), np.asarray(info["episode_start"], bool)
+        )
         action = policy.act(evidence)
         for watcher in watch:
             watcher(t, evidence, policy, env)
@@ -174,7 +183,8 @@ def _checked(action: Any, env: VectorEnv) -> np.ndarray:
     if action.shape != env.action_space.shape or not np.isfinite(action).all():
         raise ValueError(
             f"the agent's policy returned actions of shape {action.shape} "
-            f"(finite: {bool(np.isfinite(action).all())}); expected finite ones of shape {env.action_space.shape}"
+            f"(finite: {bool(np.isfinite(action).all())}); "
+            f"expected finite ones of shape {env.action_space.shape}"
         )
     return action
 

@@ -18,10 +18,10 @@ class Events:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._records = None
+        self._records: Any = None
         try:
-            from tensorboard.compat.proto.event_pb2 import Event
-            from tensorboard.summary.writer.record_writer import RecordWriter
+            from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+            from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
         except ImportError:
             return
         for old in folder.glob("events.out.tfevents.*"):
@@ -41,10 +41,12 @@ class Events:
         self._write(event)
 
     def flush(self) -> None:
+        """Hands everything written so far to the system."""
         if self._records is not None:
             self._file.flush()
 
     def close(self) -> None:
+        """Ends the file."""
         if self._records is not None:
             self._file.close()
 

@@ -35,6 +35,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Replaces a JSON file in one step."""
     write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -47,6 +48,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_yaml(path: Path, value: Any) -> None:
+    """Replaces a YAML file in one step."""
     write_whole(path, yaml.safe_dump(value, sort_keys=False, width=110, allow_unicode=True))
 
 
@@ -133,7 +135,9 @@ class Table:
             write_whole(self.path, whole)
         lines = list(csv.reader(io.StringIO(whole.decode(errors="replace"))))
         header = lines[0]
-        if header[: len(self.columns)] != self.columns or (len(header) > len(self.columns) and not self._extensible):
+        if header[: len(self.columns)] != self.columns or (
+            len(header) > len(self.columns) and not self._extensible
+        ):
             raise ValueError(f"{self.path}: the columns are {header}, expected {self.columns}")
         self.columns = header
         self.rows = len(lines) - 1
@@ -142,7 +146,9 @@ class Table:
         lines = self._lines() if self.path.exists() else []
         self.columns += names
         if lines:
-            self._rewrite([self.columns] + [line + [""] * (len(self.columns) - len(line)) for line in lines[1:]])
+            self._rewrite(
+                [self.columns] + [line + [""] * (len(self.columns) - len(line)) for line in lines[1:]]
+            )
 
     def _rewrite(self, lines: Sequence[Sequence[str]]) -> None:
         write_whole(self.path, "".join(map(_line, lines)))
@@ -197,5 +203,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RequestError(f"{what} is in use by another process that is still running; wait for it or end it") from None
+            raise RequestError(
+                f"{what} is in use by another process that is still running; wait for it or end it"
+            ) from None
         yield

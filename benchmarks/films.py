@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from benchmarks.evaluate import face
 from benchmarks.files import write_whole
 from meld_agents.interface import Evidence, Policy
 
@@ -24,7 +26,7 @@ class FilmRecorder:
         self._imagined: list[np.ndarray] = []
 
     def __call__(self, t: int, evidence: Evidence, policy: Policy, env: VectorEnv) -> None:
-        self.pictures.append(tuple(np.array(picture) for picture in env.render()))
+        self.pictures.append(tuple(np.array(picture) for picture in face(env).render()))
         if evidence.observation.ndim == 4:
             self._seen.append(np.array(evidence.observation))
             if hasattr(policy, "imagine"):
@@ -44,7 +46,7 @@ class FilmRecorder:
         """Keeps what the agent saw, and imagined if it can: arrays ``(videos, frames, H, W, C)``."""
         if not self._seen:
             return
-        arrays = {"names": np.array(names), "seen": np.stack(self._seen, axis=1)}
+        arrays: dict[str, Any] = {"names": np.array(names), "seen": np.stack(self._seen, axis=1)}
         if self._imagined:
             arrays["imagined"] = np.stack(self._imagined, axis=1)
         buffer = io.BytesIO()
@@ -54,7 +56,7 @@ class FilmRecorder:
 
 def frames_per_second(env: VectorEnv) -> float:
     """The control rate, so that a video runs in the robot's own time."""
-    return float(env.unwrapped.metadata.get("render_fps") or DEFAULT_FPS)
+    return float(env.metadata.get("render_fps") or DEFAULT_FPS)
 
 
 def write_video(path: Path, pictures: list[np.ndarray], fps: float) -> None:

@@ -25,7 +25,9 @@ def element(name: str, /, *children: Any, **attributes: Any) -> Html:
         children: elements, or values whose text is escaped; None is left out.
         attributes: ``class_`` for class; underscores become hyphens; values are escaped; None is left out.
     """
-    pairs = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
+    pairs = {
+        key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None
+    }
     opening = name + "".join(f' {key}="{html.escape(str(value))}"' for key, value in pairs.items())
     if name in _VOID and not children:
         return Html(f"<{opening}/>")
@@ -38,6 +40,7 @@ def join(*children: Any) -> Html:
 
 
 def data_uri(kind: str, data: bytes) -> str:
+    """The bytes as an address that needs no file."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 

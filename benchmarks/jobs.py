@@ -1,8 +1,9 @@
 """One run of one agent on one family with one seed: train, evaluate, log, checkpoint, resume.
 
+Usage:
     python -m benchmarks.jobs RESULTS ENV AGENT SEED [--threads N]
 
-works on a results folder that holds a ``plan.yaml``. Started again after whatever ended it, it goes on
+It works on a results folder that holds a ``plan.yaml``. Started again after whatever ended it, it goes on
 from its newest checkpoint and ends with the numbers of a run that was never interrupted.
 """
 
@@ -25,7 +26,16 @@ import numpy as np
 
 from benchmarks.checkpoints import Checkpoints
 from benchmarks.errors import BAD_REQUEST, JOB_FAILED, OK, RequestError, explain_os_error
-from benchmarks.evaluate import ADAPTATION_COLUMNS, EVAL_COLUMNS, Environments, Trials, each_task, run_trials, spread
+from benchmarks.evaluate import (
+    ADAPTATION_COLUMNS,
+    EVAL_COLUMNS,
+    Environments,
+    Trials,
+    each_task,
+    face,
+    run_trials,
+    spread,
+)
 from benchmarks.events import Events
 from benchmarks.files import Table, locked, read_json, read_rows, write_json, write_rows, write_yaml
 from benchmarks.films import FilmRecorder, frames_per_second
@@ -70,10 +80,13 @@ class Run:
         plan: what was asked for.
         job: which of its runs this is.
         threads: for simulation and for torch.
+        pause: wall-clock seconds between checkpoints.
     """
 
-    def __init__(self, results: Path, plan: Plan, job: Job, threads: int) -> None:
-        self.plan, self.job = plan, job
+    def __init__(
+        self, results: Path, plan: Plan, job: Job, threads: int, pause: float = CHECKPOINT_SECONDS
+    ) -> None:
+        self.plan, self.job, self._pause = plan, job, pause
         self.folder = results / job.folder
         self.settings = plan.agent_settings(job)
         self.evaluation = plan.evaluation
@@ -89,7 +102,7 @@ class Run:
         self.state = State()
         self._began = time.monotonic()
         self._waiting_rows: list[dict[str, Any]] = []
-        self._last = defaultdict(lambda: self._began)
+        self._last: defaultdict[str, float] = defaultdict(lambda: self._began)
         self._checkpoint_cost = 0.0
         self._speed = Speed()
         self._success: float | None = None
@@ -99,7 +112,7 @@ class Run:
     def run(self) -> None:
         """Trains, tests and films, from wherever an earlier session ended."""
         self._restore()
-        self._task_set = self.envs.get(1, "test").unwrapped.task_set
+        self._task_set = face(self.envs.get(1, "test")).task_set
         write_yaml(self.folder / "config.yaml", {**self.config, "tasks": self._task_lists()})
         self.events = Events(self.folder)
         replay(self.events, self.tables)
@@ -114,6 +127,7 @@ class Run:
         self._status("done", force=True)
 
     def close(self) -> None:
+        """Closes the environments."""
         self.envs.close()
 
     def _train(self) -> None:
@@ -129,7 +143,7 @@ class Run:
                 self._checkpoint()
             if self._is_out_of_time():
                 self.state.stopped_by = "max_minutes"
-                say(f"stopped after {self.plan.max_minutes} minutes, at {self.state.env_steps} environment steps")
+                say(f"stopped after {self.plan.max_minutes} minutes, at {self.state.env_steps} steps")
                 break
         self.state.trained = True
         if self.state.evaluated_at == self.state.env_steps:
@@ -151,7 +165,7 @@ class Run:
         tasks = [self._task_set.test[i] for i in ids]
         trials = run_trials(self.agent, env, ids, tasks, self._seed("film"), watch=[recorder])
         outcome = ["success" if ok else "failure" for ok in trials.success[:, -1, -1]]
-        names = [f"heldout-task{i:02d}-{word}" for i, word in zip(ids, outcome)]
+        names = [f"task{i:02d}-{word}" for i, word in zip(ids, outcome)]
         recorder.write_strips(self.folder / "strips.npz", names)
         try:
             recorder.write_videos(self.folder / "videos", names, frames_per_second(env))
@@ -183,10 +197,12 @@ class Run:
         self.tables["eval"].append(rows)
         self.events.scalars(steps, eval_scalars(rows))
         if final:
-            adaptation = [row for split, trials in results.items() for row in trials.adaptation_rows(steps, split)]
+            adaptation = [
+                row for split, trials in results.items() for row in trials.adaptation_rows(steps, split)
+            ]
             write_rows(self.folder / "adaptation.csv", ADAPTATION_COLUMNS, adaptation)
         self._success = test.final_success
-        say(f"{steps} environment steps: held-out success {test.final_success:.2f}, score {test.final_score:.3f}")
+        say(f"{steps} steps: held-out success {test.final_success:.2f}, score {test.final_score:.3f}")
         self._checkpoint(rank=[test.final_success, test.final_score])
 
     def _try(self, split: str, ids: list[int], tasks: list[Any]) -> tuple[BeliefRecorder, Trials]:
@@ -195,8 +211,10 @@ class Run:
         seed = self._seed(f"evaluation {split}")
         return beliefs, run_trials(self.agent, self.envs.get(len(ids), split), ids, tasks, seed, watch=watch)
 
-    def _probe(self, train: BeliefRecorder, train_tasks: list[Any], test: BeliefRecorder, test_tasks: list[Any]) -> None:
-        family = self.envs.get(len(test_tasks), "test").unwrapped.family
+    def _probe(
+        self, train: BeliefRecorder, train_tasks: list[Any], test: BeliefRecorder, test_tasks: list[Any]
+    ) -> None:
+        family = face(self.envs.get(len(test_tasks), "test")).family
         names = (family.parameter_names, family.state_names)
         try:
             rows = list(probe_rows(self.state.env_steps, train, train_tasks, test, test_tasks, names))
@@ -219,7 +237,11 @@ class Run:
     def _note(self, progress: Progress) -> None:
         self.state.env_steps, self.state.updates = int(progress.env_steps), int(progress.updates)
         wall = self._wall()
-        row = {"env_steps": self.state.env_steps, "wall_seconds": round(wall, 3), "updates": self.state.updates}
+        row = {
+            "env_steps": self.state.env_steps,
+            "wall_seconds": round(wall, 3),
+            "updates": self.state.updates,
+        }
         losses = {name: float(value) for name, value in progress.losses.items()}
         self._waiting_rows.append({**row, **losses})
         self.events.scalars(self.state.env_steps, train_scalars(losses))
@@ -263,7 +285,7 @@ class Run:
     # -------------------------------------------------------------------------------- checkpoints and records
 
     def _checkpoint_is_due(self) -> bool:
-        pause = max(CHECKPOINT_SECONDS, self._checkpoint_cost / CHECKPOINT_SHARE)
+        pause = max(self._pause, self._checkpoint_cost / CHECKPOINT_SHARE)
         return time.monotonic() - self._last["checkpoint"] >= pause
 
     def _checkpoint(self, rank: list[float] | None = None) -> None:
@@ -289,14 +311,16 @@ class Run:
             values = dict(restored.state)
             self._success = values.pop("success")
             self.state = State(**values)
-            say(f"going on from {self.state.env_steps} environment steps ({restored.folder.name})")
+            say(f"going on from {self.state.env_steps} steps ({restored.folder.name})")
         for name, table in self.tables.items():
             table.cut(self.state.rows.get(name, 0))
 
     def _load(self, folder: Path, state: Mapping[str, Any]) -> None:
         for name, table in self.tables.items():
             if table.rows < state["rows"][name]:
-                raise ValueError(f"{table.path.name} has {table.rows} rows, the checkpoint was made at {state['rows'][name]}")
+                raise ValueError(
+                    f"{table.path.name} has {table.rows} rows, at the checkpoint it had {state['rows'][name]}"
+                )
         self._new_agent()  # one that failed to load may be half changed
         self.agent.load(folder)
 
@@ -326,7 +350,9 @@ class Run:
         earlier = load_yaml(path) if path.exists() else None
         for key, value in config.items():
             if earlier is not None and earlier.get(key) != value:
-                raise RequestError(f"{path}: this run began with {key} = {earlier.get(key)}, now it is {value}")
+                raise RequestError(
+                    f"{path}: this run began with {key} = {earlier.get(key)}, now it is {value}"
+                )
         set_threads(earlier["threads"] if earlier else threads)
         return {
             **config,
@@ -342,7 +368,9 @@ class Run:
         path = self.folder / "provenance.json"
         record = read_json(path) or {"started": now(), "sessions": []}
         if ended is None:
-            record["sessions"].append({"started": now(), "from_env_steps": self.state.env_steps, **software()})
+            record["sessions"].append(
+                {"started": now(), "from_env_steps": self.state.env_steps, **software()}
+            )
         record.update(
             software=software() if ended is None else record["software"],
             hardware=hardware(),
@@ -367,16 +395,19 @@ class Speed:
         self._points: list[tuple[float, int, int]] = []
 
     def note(self, at: float, env_steps: int, updates: int) -> None:
+        """Adds a point; ``at`` in seconds of any clock."""
         self._points.append((at, env_steps, updates))
         while len(self._points) > 2 and at - self._points[1][0] > self.WINDOW_SECONDS:
             self._points.pop(0)
 
     @property
     def steps_per_second(self) -> float:
+        """Environment steps a second."""
         return self._rate(1)
 
     @property
     def updates_per_second(self) -> float:
+        """Gradient updates a second."""
         return self._rate(2)
 
     def _rate(self, what: int) -> float:
@@ -386,10 +417,11 @@ class Speed:
         return (last[what] - first[what]) / max(last[0] - first[0], 1e-9)
 
 
-# ------------------------------------------------------------------------------------------------- TensorBoard
+# ------------------------------------------------------------------------------------------------ TensorBoard
 
 
 def train_scalars(losses: Mapping[str, float]) -> dict[str, float]:
+    """A slice's losses by the names of their curves."""
     return {f"loss/{name}": value for name, value in losses.items()}
 
 
@@ -406,6 +438,7 @@ def eval_scalars(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def probe_scalars(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Errors and R² of every probed target."""
     return {f"probe/{row['target']}/{name}": float(row[name]) for row in rows for name in ("rmse", "r2")}
 
 
@@ -422,7 +455,7 @@ def replay(events: Events, tables: Mapping[str, Table]) -> None:
             events.scalars(step, scalars(rows))
 
 
-# --------------------------------------------------------------------------------------------------- a process
+# -------------------------------------------------------------------------------------------------- a process
 
 
 def say(line: str) -> None:
@@ -444,6 +477,7 @@ def choose_device(wanted: str) -> str:
 
 
 def set_threads(threads: int) -> None:
+    """Tells torch, where an agent has loaded it."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
 
@@ -461,10 +495,11 @@ def end_with_parent() -> None:
 
 
 def is_completed(results: Path, job: Job) -> bool:
+    """Whether the job has come to its end, films included."""
     return bool((read_json(results / job.folder / "provenance.json") or {}).get("completed"))
 
 
-def run_job(results: Path, plan: Plan, job: Job, threads: int) -> None:
+def run_job(results: Path, plan: Plan, job: Job, threads: int, pause: float = CHECKPOINT_SECONDS) -> None:
     """Runs one job to its end; does nothing if it has ended already.
 
     Raises:
@@ -475,17 +510,24 @@ def run_job(results: Path, plan: Plan, job: Job, threads: int) -> None:
         return
     folder = results / job.folder
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock", str(folder)), contextlib.closing(Run(results, plan, job, threads)) as run:
+    with (
+        locked(folder / ".lock", str(folder)),
+        contextlib.closing(Run(results, plan, job, threads, pause)) as run,
+    ):
         run.run()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.jobs", description=(__doc__ or "").split("\n")[0])
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.jobs", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("results", type=Path, help="the results folder")
     parser.add_argument("env")
     parser.add_argument("agent")
     parser.add_argument("seed", type=int)
     parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--checkpoint-seconds", type=float, default=CHECKPOINT_SECONDS)
     parser.add_argument("--end-with-parent", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.end_with_parent:
@@ -493,8 +535,8 @@ def main(arguments: list[str] | None = None) -> int:
     job = Job(options.env, options.agent, options.seed)
     try:
         plan = plan_from_dict(load_yaml(options.results / "plan.yaml"))
-        run_job(options.results, plan, job, options.threads)
-    except Exception as error:  # the log must tell what ended a job, whatever it was
+        run_job(options.results, plan, job, options.threads, options.checkpoint_seconds)
+    except Exception as error:  # noqa: BLE001 - the log must tell what ended a job, whatever it was
         return _report_failure(options.results / job.folder, error)
     return OK
 
@@ -506,7 +548,9 @@ def _report_failure(folder: Path, error: Exception) -> int:
     if not isinstance(error, RequestError):
         traceback.print_exc()
     print(f"error: {message}", file=sys.stderr, flush=True)
-    if isinstance(error, RequestError):  # nothing was begun here; another process may be at work in the folder
+    if isinstance(
+        error, RequestError
+    ):  # nothing was begun here; another process may be at work in the folder
         return BAD_REQUEST
     with contextlib.suppress(OSError):
         write_status(folder, phase="failed", error=message)

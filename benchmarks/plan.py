@@ -115,6 +115,7 @@ class Plan:
 
 
 def preset_names() -> list[str]:
+    """The short names of the presets."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
@@ -183,7 +184,9 @@ def _put(values: dict[str, Any], key: str, value: Any, assignment: str) -> None:
     node = values
     names = _split(node, key)
     for name in names[:-1]:
-        node = node.setdefault(name, {}) if node.get(name) is not None else node.update({name: {}}) or node[name]
+        node = (
+            node.setdefault(name, {}) if node.get(name) is not None else node.update({name: {}}) or node[name]
+        )
         if not isinstance(node, dict):
             raise RequestError(f"--set {assignment}: {name!r} is a value, not a group of keys")
     node[names[-1]] = value
@@ -327,7 +330,9 @@ def _check_names(plan: Plan) -> None:
             raise RequestError(f"{where}: {error}") from error
     jobs = plan.jobs()
     if len({job.folder for job in jobs}) < len(jobs):
-        raise RequestError("two of the environments or agents would share a folder; run them into separate ones")
+        raise RequestError(
+            "two of the environments or agents would share a folder; run them into separate ones"
+        )
     for job in jobs:
         plan.agent_settings(job)
 
@@ -364,7 +369,7 @@ def try_envs(plan: Plan) -> None:
         for split in ("train", "test"):
             try:
                 gym.make_vec(env, num_envs=1, split=split, **entry.make).close()
-            except Exception as error:  # whatever a family raises, the user must read it, not a traceback
+            except Exception as error:
                 raise RequestError(f"envs: {env}: {error}") from error
 
 
@@ -379,7 +384,11 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "agents": list(plan.agents),
         "seeds": list(plan.seeds),
         "envs": {
-            env: {"make": dict(e.make), "env_steps": e.env_steps, "settings": {k: dict(v) for k, v in e.settings.items()}}
+            env: {
+                "make": dict(e.make),
+                "env_steps": e.env_steps,
+                "settings": {k: dict(v) for k, v in e.settings.items()},
+            }
             for env, e in plan.envs.items()
         },
         "settings": {agent: dict(own) for agent, own in plan.settings.items()},
@@ -397,11 +406,19 @@ def plan_from_dict(values: Mapping[str, Any]) -> Plan:
     return build_plan(preset, values)
 
 
+def made_by_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The note in a ``plan.yaml`` of the command that made it; empty where there is none."""
+    note = values.get("made_by")
+    return note if isinstance(note, dict) else {}
+
+
 def differences(old: Plan, new: Plan) -> list[str]:
     """One line for every value in which two plans differ (descriptions aside)."""
     mine, yours = (_flat(plan_to_dict(replace(plan, description=""))) for plan in (old, new))
     keys = list(dict.fromkeys([*mine, *yours]))
-    return [f"{k}: {mine.get(k, '-')} there, {yours.get(k, '-')} now" for k in keys if mine.get(k) != yours.get(k)]
+    return [
+        f"{k}: {mine.get(k, '-')} there, {yours.get(k, '-')} now" for k in keys if mine.get(k) != yours.get(k)
+    ]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

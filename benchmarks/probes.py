@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from benchmarks.evaluate import face
 from meld_agents.interface import Evidence, Policy
 
-PROBE_COLUMNS = "env_steps target rmse r2 chance_rmse".split()
+PROBE_COLUMNS = ("env_steps", "target", "rmse", "r2", "chance_rmse")
 
 #: Candidates for the penalty, relative to the number of samples of standardised features.
 PENALTIES = 10.0 ** np.arange(-6, 2)
@@ -24,7 +25,7 @@ MOST_SAMPLES = 2000
 
 
 class BeliefRecorder:
-    """Watches trials and keeps the beliefs (of policies that have one) and physical states, frame by frame."""
+    """Watches trials and keeps beliefs (of policies that have one) and physical states, frame by frame."""
 
     def __init__(self) -> None:
         self._beliefs: list[np.ndarray] = []
@@ -34,7 +35,7 @@ class BeliefRecorder:
         if not hasattr(policy, "belief"):
             return
         self._beliefs.append(np.array(policy.belief(), np.float64))
-        self._states.append(np.array(env.unwrapped.state(), np.float64))
+        self._states.append(np.array(face(env).state(), np.float64))
 
     @property
     def anything(self) -> bool:
@@ -67,8 +68,10 @@ def probe_rows(
 
     Args:
         env_steps: of meta-training so far.
-        train, test: what was recorded on training and on held-out tasks.
-        train_tasks, test_tasks: the tasks of those trials.
+        train: what was recorded on training tasks.
+        train_tasks: the tasks of those trials.
+        test: what was recorded on held-out tasks.
+        test_tasks: the tasks of those trials.
         names: of the task parameters and of the physical state.
     """
     half = train.beliefs.shape[1] // 2
@@ -84,16 +87,30 @@ def probe_rows(
 
 
 def _judge(
-    env_steps: int, kind: str, names: Sequence[str], guess: np.ndarray, truth: np.ndarray, training: np.ndarray
+    env_steps: int,
+    kind: str,
+    names: Sequence[str],
+    guess: np.ndarray,
+    truth: np.ndarray,
+    training: np.ndarray,
 ) -> Iterator[dict[str, Any]]:
     """Root-mean-square errors beside those of always saying the training mean, and R² on held-out tasks."""
     error = np.sqrt(((guess - truth) ** 2).mean(axis=0))
     chance = np.sqrt(((truth - training.mean(axis=0)) ** 2).mean(axis=0))
-    spread = truth.std(axis=0)
-    varies = spread > 1e-9 * (1 + np.abs(truth).max(axis=0))
+    spread, usual = truth.std(axis=0), training.std(axis=0)
+    varies = (spread > 1e-9) & (usual > 1e-9)
     r2 = np.where(varies, 1 - (error / np.where(varies, spread, 1)) ** 2, np.nan)
-    whole = [np.sqrt((error**2).mean()), r2[varies].mean() if varies.any() else np.nan, np.sqrt((chance**2).mean())]
-    for name, values in [(kind, whole), *((f"{kind}/{n}", row) for n, row in zip(names, zip(error, r2, chance)))]:
+    # Over all of a kind: errors in units of the training spread, so that metres and radians may be summed.
+    lost, there = (((values[varies] / usual[varies]) ** 2).sum() for values in (error, spread))
+    whole = (
+        np.sqrt((error**2).mean()),
+        1 - lost / there if varies.any() else np.nan,
+        np.sqrt((chance**2).mean()),
+    )
+    for name, values in [
+        (kind, whole),
+        *((f"{kind}/{n}", row) for n, row in zip(names, zip(error, r2, chance))),
+    ]:
         numbers = dict(zip(("rmse", "r2", "chance_rmse"), map(float, values)))
         yield {"env_steps": env_steps, "target": name, **numbers}
 

@@ -86,6 +86,7 @@ class PlainDisplay:
         self._last = 0.0
 
     def update(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
+        """Prints how all jobs stand, if it is time."""
         if time.monotonic() - self._last < LINE_SECONDS:
             return
         self._last = time.monotonic()
@@ -96,6 +97,7 @@ class PlainDisplay:
             self.say(f"  {job}: {describe(self._progress.status(job))}")
 
     def say(self, line: str) -> None:
+        """Prints a line."""
         print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
 
     def close(self) -> None:
@@ -116,14 +118,17 @@ class LiveDisplay:
         self._last = 0.0
 
     def update(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
+        """Draws the table anew, if it is time."""
         if time.monotonic() - self._last >= REFRESH_SECONDS:
             self._last = time.monotonic()
             self._live.update(self._table(running, waiting), refresh=True)
 
     def say(self, line: str) -> None:
+        """Prints a line above the table."""
         self._console.print(line, markup=False, highlight=False)
 
     def close(self) -> None:
+        """Leaves the last table standing."""
         self._live.stop()
 
     def _table(self, running: Sequence[Job], waiting: Sequence[Job]) -> Any:
@@ -131,7 +136,9 @@ class LiveDisplay:
 
         ended = self._progress.ended
         left = duration(self._progress.seconds_left(running))
-        table = Table(title=f"{len(running)} running · {len(waiting)} waiting · {len(ended)} ended · time left: {left}")
+        table = Table(
+            title=f"{len(running)} running · {len(waiting)} waiting · {len(ended)} ended · time left: {left}"
+        )
         for name in ("job", "phase", "steps", "steps/s", "updates", "updates/s", "held-out success"):
             table.add_column(name, justify="left" if name in ("job", "phase") else "right")
         for job in self._progress.plan.jobs():
@@ -169,7 +176,10 @@ def _cells(status: Mapping[str, Any]) -> tuple[str, ...]:
         return ("",) * 5
     budget = status.get("budget")
     steps = f"{status['env_steps']:,} of {budget:,}" if budget else ""
-    speeds = [f"{status.get(name) or 0:,.1f}" if budget else "" for name in ("steps_per_second", "updates_per_second")]
+    speeds = [
+        f"{status.get(name) or 0:,.1f}" if budget else ""
+        for name in ("steps_per_second", "updates_per_second")
+    ]
     success = status.get("success")
     updates = f"{status.get('updates', 0):,}" if budget else ""
     return steps, speeds[0], updates, speeds[1], "" if success is None else f"{success:.2f}"

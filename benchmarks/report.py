@@ -1,14 +1,16 @@
 """``report.html``: one self-contained page about a results folder, and ``summary.csv`` beside it.
 
+Usage:
     python -m benchmarks.report RESULTS
 
-writes both again. What is read from the folder is data: it is parsed as numbers or escaped.
+It writes both again. What is read from the folder is data: it is parsed as numbers or escaped.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from benchmarks.charts import Series, line_chart
 from benchmarks.errors import BAD_REQUEST, OK, RequestError
 from benchmarks.files import write_whole
 from benchmarks.html import Html, data_uri, element, join, png
-from benchmarks.plan import Plan, load_yaml, plan_from_dict
+from benchmarks.plan import Plan, load_yaml, made_by_of, plan_from_dict
 from benchmarks.provenance import now
 from benchmarks.summary import Cell, Interval, RunData, bootstrap
 
@@ -44,7 +46,7 @@ def write_report(results: Path) -> None:
     cells = summary.cells(results, plan)
     rows = summary.summary_rows(cells)
     summary.write_summary(results, rows)
-    made_by = values.get("made_by") if isinstance(values.get("made_by"), dict) else {}
+    made_by = made_by_of(values)
     write_whole(results / "report.html", page(plan, made_by, cells, rows))
 
 
@@ -70,6 +72,7 @@ def page(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell], rows: Seque
 
 
 def header(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell]) -> Html:
+    """What was run, how far it is, and the command that made it."""
     runs = [run for cell in cells for run in cell.runs]
     done = sum(run.completed for run in runs)
     state = f"{done} of {len(runs)} runs complete" if done < len(runs) else "All runs complete"
@@ -78,47 +81,55 @@ def header(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell]) -> Html:
         element("p", "Meta-reinforcement learning from images", class_="kicker"),
         element("h1", f"Results of the “{plan.preset}” preset"),
         element("p", plan.description, class_="lead") if plan.description else None,
-        element("p", f"{state} · {now()[:16].replace('T', ' ')} UTC", class_="note" if done == len(runs) else "note open"),
+        element(
+            "p",
+            f"{state} · {now()[:16].replace('T', ' ')} UTC",
+            class_="note" if done == len(runs) else "note open",
+        ),
         element("pre", element("code", made_by["command"])) if made_by.get("command") else None,
     )
 
 
-def family_section(env: str, cells: Sequence[Cell], rows: Sequence[dict[str, Any]], colours: dict[str, int]) -> Html:
+def family_section(
+    env: str, cells: Sequence[Cell], rows: Sequence[dict[str, Any]], colours: dict[str, int]
+) -> Html:
     """Everything about one family: table, curves, adaptation, probes, film strips."""
     if not rows:
         return element("section", element("h2", env), element("p", "No evaluation yet.", class_="note"))
+    agents = [row["agent"] for row in rows]
     return element(
         "section",
         element("h2", env),
         results_table(rows, colours),
         charts(
             "Learning",
-            "Held-out tasks, the trial’s last episode, while meta-training goes on. Bands are 95 % intervals over "
-            f"{rows[0]['interval_over']}.",
+            "Held-out tasks, the trial’s last episode, while meta-training goes on. "
+            f"Bands are 95 % intervals over {rows[0]['interval_over']}.",
             [
                 chart(learning_series(cells, "success", colours), "environment steps", "success", (0, 1)),
                 chart(learning_series(cells, "final_score", colours), "environment steps", "final score"),
             ],
-            cells,
+            agents,
             colours,
         ),
         charts(
             "Adaptation within a trial",
             "The last evaluation, step by step: a trial begins with an unknown held-out task.",
             adaptation_charts(cells, colours),
-            cells,
+            agents,
             colours,
         ),
         gap_table(rows),
         charts(
             "What the belief knows",
-            "A ridge regression from the belief, fitted on training tasks, read on held-out ones. R² = 1: exact; 0: no "
-            "better than the mean. If the state can be read and the task cannot, inference is missing.",
+            "A ridge regression from the belief, fitted on training tasks, read on held-out ones. R² = 1: "
+            "exact; 0: no better than the mean (curves below −0.2 run along the edge). If the state can be "
+            "read and the task cannot, inference is missing.",
             [
                 chart(probe_series(cells, kind, colours), "environment steps", f"R² of {label}", (-0.2, 1))
                 for kind, label in (("task", "task parameters"), ("state", "physical state"))
             ],
-            cells,
+            [cell.agent for cell in cells if any(run.probes() for run in cell.runs)],
             colours,
             probe_table(cells),
         ),
@@ -131,7 +142,16 @@ def family_section(env: str, cells: Sequence[Cell], rows: Sequence[dict[str, Any
 
 def results_table(rows: Sequence[dict[str, Any]], colours: dict[str, int]) -> Html:
     """Success, score and returns of every agent on held-out tasks, with intervals."""
-    names = ("agent", "success", "final score", "return, dense", "return, sparse", "training steps", "minutes", "seeds")
+    names = (
+        "agent",
+        "success",
+        "final score",
+        "return, dense",
+        "return, sparse",
+        "training steps",
+        "minutes",
+        "seeds",
+    )
     head = element("tr", *(element("th", name) for name in names))
     body = [element("tr", *_result_cells(row, colours)) for row in rows]
     note = (
@@ -146,7 +166,11 @@ def results_table(rows: Sequence[dict[str, Any]], colours: dict[str, int]) -> Ht
 def _result_cells(row: dict[str, Any], colours: dict[str, int]) -> list[Html]:
     swatch = element("span", "", class_=f"swatch c{colours[row['agent']]}")
     metrics = [_measure(row, metric) for metric in ("success", "score", "return_dense", "return_sparse")]
-    figures = [f"{row['env_steps']:,}" if row["env_steps"] else "–", f"{row['wall_minutes']:.1f}", str(row["seeds"])]
+    figures = [
+        f"{row['env_steps']:,}" if row["env_steps"] else "–",
+        f"{row['wall_minutes']:.1f}",
+        str(row["seeds"]),
+    ]
     return [element("td", swatch, row["agent"]), *metrics, *(element("td", text) for text in figures)]
 
 
@@ -166,7 +190,9 @@ def gap_table(rows: Sequence[dict[str, Any]]) -> Html | None:
     body = []
     for row in rows:
         keys = ("train_success_mean", "success_mean", "train_score_mean", "score_mean")
-        body.append(element("tr", element("td", row["agent"]), *(element("td", number(row[key])) for key in keys)))
+        body.append(
+            element("tr", element("td", row["agent"]), *(element("td", number(row[key])) for key in keys))
+        )
     table = element("table", element("thead", head), element("tbody", *body))
     return element("div", element("h3", "Training tasks against held-out tasks"), table, class_="block")
 
@@ -179,7 +205,11 @@ def probe_table(cells: Sequence[Cell]) -> Html | None:
         return None
     targets = list(dict.fromkeys(target for probes in last.values() for target in probes))
     single = [target for target in targets if "/" in target]
-    head = element("tr", element("th", "read from the belief"), *(element("th", f"{agent}: error (R²)") for agent in last))
+    head = element(
+        "tr",
+        element("th", "read from the belief"),
+        *(element("th", f"{agent}: error (R²)") for agent in last),
+    )
     body = []
     for target in single:
         found = [probes.get(target) for probes in last.values()]
@@ -212,26 +242,35 @@ def number(value: float) -> str:
 
 
 def charts(
-    title: str, note: str, drawn: Sequence[Html | None], cells: Sequence[Cell], colours: dict[str, int], *more: Any
+    title: str,
+    note: str,
+    drawn: Sequence[Html | None],
+    agents: Sequence[str],
+    colours: dict[str, int],
+    *more: Any,
 ) -> Html | None:
     """Charts side by side under one heading, with a legend; nothing where there is nothing to draw."""
     drawn = [one for one in drawn if one is not None]
     if not drawn:
         return None
     legend = [
-        element("span", element("span", "", class_=f"swatch c{colours[cell.agent]}"), cell.agent, class_="key")
-        for cell in cells
+        element("span", element("span", "", class_=f"swatch c{colours[agent]}"), agent, class_="key")
+        for agent in agents
     ]
     top = [element("h3", title), element("p", note, class_="note"), element("p", *legend, class_="legend")]
     return element("div", *top, element("div", *drawn, class_="charts"), *more, class_="block")
 
 
-def chart(series: Sequence[Series], x_label: str, y_label: str, y_range: Any = None, marks: Any = ()) -> Html | None:
+def chart(
+    series: Sequence[Series], x_label: str, y_label: str, y_range: Any = None, marks: Any = ()
+) -> Html | None:
+    """A chart of the series that have finite values; None where none has."""
     series = [s for s in series if len(s.x) and np.isfinite(s.y).all()]
     return line_chart(series, x_label, y_label, y_range, marks) if series else None
 
 
 def learning_series(cells: Sequence[Cell], metric: str, colours: dict[str, int]) -> list[Series]:
+    """A metric on held-out tasks by environment steps of training."""
     found = [(cell, curve) for cell in cells if (curve := cell.curve("test", metric)) is not None]
     return [_series(cell, x, interval, colours) for cell, (x, interval) in found]
 
@@ -249,8 +288,14 @@ def adaptation_charts(cells: Sequence[Cell], colours: dict[str, int]) -> list[Ht
             if values is not None:
                 values = change(values)
                 series.append(_series(cell, np.arange(values.shape[-1]), bootstrap(values), colours))
-        drawn.append(chart(series, "step of the trial", label, y_range))
+        drawn.append(chart(series, "step of the trial", label, y_range, episode_starts(cells)))
     return drawn
+
+
+def episode_starts(cells: Sequence[Cell]) -> list[float]:
+    """The steps of a trial at which its later episodes begin, for marks in charts."""
+    episodes = next((found for cell in cells if (found := cell.adaptation("episode")) is not None), None)
+    return [] if episodes is None else list(np.flatnonzero(np.diff(episodes[0, 0, 0])) + 0.5)
 
 
 def _as_it_is(values: np.ndarray) -> np.ndarray:
@@ -265,11 +310,17 @@ def probe_series(cells: Sequence[Cell], kind: str, colours: dict[str, int]) -> l
     """R² over training, the mean of the seeds that have been probed."""
     series = []
     for cell in cells:
-        runs = [[row for row in run.probes() if row["target"] == kind and np.isfinite(row["r2"])] for run in cell.runs]
+        runs = [
+            [row for row in run.probes() if row["target"] == kind and np.isfinite(row["r2"])]
+            for run in cell.runs
+        ]
         runs = [rows for rows in runs if rows]
         if runs:
             points = [[rows[i] for rows in runs] for i in range(min(map(len, runs)))]
-            x, y = (np.array([np.mean([row[key] for row in point]) for point in points]) for key in ("env_steps", "r2"))
+            x, y = (
+                np.array([np.mean([row[key] for row in point]) for point in points])
+                for key in ("env_steps", "r2")
+            )
             series.append(Series(cell.agent, colours[cell.agent], x, y))
     return series
 
@@ -283,37 +334,44 @@ def _series(cell: Cell, x: np.ndarray, interval: Interval, colours: dict[str, in
 
 def films(cells: Sequence[Cell]) -> Html | None:
     """What agents saw beside what they imagined, and videos for people, of held-out trials."""
-    blocks = [block for cell in cells for run in cell.runs[:1] if (block := _films_of(cell.agent, run)) is not None]
+    runs = [
+        (cell.agent, run, strips) for cell in cells for run in cell.runs[:1] if (strips := _strips_of(run))
+    ]
+    imagining = [entry for entry in runs if "imagined" in entry[2][1]]
+    blocks = [_films_of(*entry) for entry in imagining or runs]  # of references only where there is no other
     if not blocks:
         return None
     note = (
         "Held-out trials, time from left to right (t: step of the trial). The goal is hidden from the agent; "
         "videos show it. Imagined frames are what the agent’s belief expects to see."
     )
-    return element("div", element("h3", "Film strips"), element("p", note, class_="note"), *blocks, class_="block")
+    return element(
+        "div", element("h3", "Film strips"), element("p", note, class_="note"), *blocks, class_="block"
+    )
 
 
-def _films_of(agent: str, run: RunData) -> Html | None:
-    strips = _read_strips(run.folder / "strips.npz")
-    if strips is None:
-        return None
+def _films_of(agent: str, run: RunData, strips: tuple[list[str], dict[str, np.ndarray]]) -> Html:
     names, rows = strips
     parts = []
     for index, name in enumerate(names[:STRIPS_PER_RUN]):
         pictures = [(label, frames[index]) for label, frames in rows.items()]
-        parts.append(element("figure", element("figcaption", agent, " · ", name), _strip(pictures), _video(run, name)))
+        caption = " · ".join([agent, "held-out", *name.split("-")])
+        parts.append(element("figure", element("figcaption", caption), _strip(pictures), _video(run, name)))
     return join(*parts)
 
 
-def _read_strips(path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
-    """Names and frames ``(videos, frames, H, W, 3)``; None if the file is not there or not what it should be."""
+def _strips_of(run: RunData) -> tuple[list[str], dict[str, np.ndarray]] | None:
+    """Names and frames ``(videos, frames, H, W, 3)``; None where there is no file, or not a sound one."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(run.folder / "strips.npz", allow_pickle=False) as file:
             names = [str(name) for name in file["names"]]
-            rows = {label: file[key] for key, label in (("seen", "seen"), ("imagined", "imagined")) if key in file}
-    except (OSError, ValueError, KeyError, EOFError):
+            rows = {label: file[label] for label in ("seen", "imagined") if label in file}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    whole = all(a.ndim == 5 and a.dtype == np.uint8 and a.shape[-1] == 3 and len(a) == len(names) for a in rows.values())
+    whole = all(
+        a.ndim == 5 and a.dtype == np.uint8 and a.shape[-1] == 3 and len(a) == len(names)
+        for a in rows.values()
+    )
     return (names, rows) if rows and whole else None
 
 
@@ -324,7 +382,9 @@ def _strip(pictures: Sequence[tuple[str, np.ndarray]]) -> Html:
     parts = [element("span", ""), *(element("span", f"t = {t}", class_="time") for t in times)]
     for label, frames in pictures:
         parts.append(element("span", label, class_="row"))
-        parts += [element("img", src=data_uri("image/png", png(frames[t])), alt=f"{label}, step {t}") for t in times]
+        parts += [
+            element("img", src=data_uri("image/png", png(frames[t])), alt=f"{label}, step {t}") for t in times
+        ]
     return element("div", *parts, class_="strip", style=f"--frames: {len(times)}")
 
 
@@ -353,14 +413,20 @@ def provenance(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell]) -> Ht
         "commit": _commit,
     }
     head = element("tr", *(element("th", name) for name in columns))
-    body = [element("tr", *(element("td", "–" if (v := f(run)) is None else v) for f in columns.values())) for run in runs]
+    body = [
+        element("tr", *(element("td", "–" if (v := f(run)) is None else v) for f in columns.values()))
+        for run in runs
+    ]
     table = element("table", element("thead", head), element("tbody", *body), class_="small")
     return element(
         "section",
         element("h2", "Where these numbers come from"),
         element("p", f"Training seeds: {', '.join(map(str, plan.seeds))}. ", _machine(runs), class_="note"),
         element("div", table, class_="wide"),
-        element("p", "Full configuration, package versions and every number: beside this page, in the run folders."),
+        element(
+            "p",
+            "Full configuration, package versions and every number: beside this page, in the run folders.",
+        ),
     )
 
 
@@ -382,7 +448,10 @@ def _machine(runs: Sequence[RunData]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=(__doc__ or "").split("\n")[0])
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("results", type=Path, help="a results folder")
     results = parser.parse_args(arguments).results
     try:

@@ -1,5 +1,6 @@
 """The main job: meta-train and meta-test agents on families of tasks, side by side, and write a report.
 
+Examples:
     python benchmarks/run_all.py                      the quick preset: a first result in minutes
     python benchmarks/run_all.py --list               families, agents, presets
     python benchmarks/run_all.py --dry-run            the plan, with an estimate of its time
@@ -41,6 +42,7 @@ from benchmarks.plan import (
     env_ids,
     load_preset,
     load_yaml,
+    made_by_of,
     override,
     plan_from_dict,
     plan_to_dict,
@@ -93,20 +95,30 @@ def build_parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what to run")
     what.add_argument("--preset", metavar="NAME", help="a preset (see --list) or a YAML file; default: quick")
     what.add_argument("--envs", metavar="ID,...", help="only these environments of the preset")
-    what.add_argument("--agents", metavar="NAME,...", help="these agents, by short name or package.module:Class")
+    what.add_argument(
+        "--agents", metavar="NAME,...", help="these agents, by short name or package.module:Class"
+    )
     what.add_argument("--seeds", metavar="N,...", help="training seeds, e.g. 0,1,2")
-    what.add_argument("--max-minutes", type=float, metavar="M", help="stop each job's training after M minutes")
+    what.add_argument(
+        "--max-minutes", type=float, metavar="M", help="stop each job's training after M minutes"
+    )
     what.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
         help="change a value of the preset, e.g. meld.hidden=256, evaluation.every=2000, "
         "envs.meld/PointNav-v0.env_steps=1e5; may be repeated",
     )  # fmt: skip
     how = parser.add_argument_group("how to run it")
-    how.add_argument("--out", type=Path, metavar="DIR", help="the results folder; default: runs/<preset>-<time>")
+    how.add_argument(
+        "--out", type=Path, metavar="DIR", help="the results folder; default: runs/<preset>-<time>"
+    )
     how.add_argument("--engine", choices=("local", "ray"), default="local", help="default: local")
-    how.add_argument("--jobs", type=int, metavar="N", help="jobs side by side; default: as many as there are cores")
+    how.add_argument(
+        "--jobs", type=int, metavar="N", help="jobs side by side; default: as many as there are cores"
+    )
     how.add_argument("--device", metavar="NAME", help="auto (default), cpu, cuda")
-    how.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR, whatever ended it")
+    how.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with the run in DIR, whatever ended it"
+    )
     instead = parser.add_argument_group("instead of running")
     instead.add_argument("--list", action="store_true", help="print families, agents and presets")
     instead.add_argument("--dry-run", action="store_true", help="print the plan with an estimate of its time")
@@ -130,8 +142,11 @@ def read_request(options: argparse.Namespace, arguments: Sequence[str]) -> tuple
     values = load_preset(name)
     plan = build_plan(name, _with_options(values, options))
     try_envs(plan)
-    program = "benchmarks/run_all.py" if (ROOT / ".git").exists() else "-m benchmarks.run_all"
-    return plan, {"command": f"python {program} {shlex.join(arguments)}".strip(), "time": now(), "jobs": options.jobs}
+    return plan, {
+        "command": f"{program()} {shlex.join(arguments)}".strip(),
+        "time": now(),
+        "jobs": options.jobs,
+    }
 
 
 def _read_resumed(options: argparse.Namespace) -> tuple[Plan, dict[str, Any]]:
@@ -139,12 +154,16 @@ def _read_resumed(options: argparse.Namespace) -> tuple[Plan, dict[str, Any]]:
     given = [name for name in fixed if getattr(options, name)]
     if given:
         option = "--set" if given[0] == "assignments" else "--" + given[0].replace("_", "-")
-        raise RequestError(f"--resume goes on with the plan in the folder; {option} cannot be changed any more")
+        raise RequestError(
+            f"--resume goes on with the plan in the folder; {option} cannot be changed any more"
+        )
     path = options.resume / "plan.yaml"
     if not path.is_file():
-        raise RequestError(f"--resume {options.resume}: there is no plan.yaml in it, so it is no results folder")
+        raise RequestError(
+            f"--resume {options.resume}: there is no plan.yaml in it, so it is no results folder"
+        )
     values = load_yaml(path)
-    made_by = values.get("made_by") if isinstance(values.get("made_by"), dict) else {}
+    made_by = made_by_of(values)
     options.jobs = options.jobs or made_by.get("jobs")
     options.out = options.resume
     return plan_from_dict(values), made_by
@@ -165,6 +184,16 @@ def _with_options(values: dict[str, Any], options: argparse.Namespace) -> dict[s
     if options.envs:
         values["envs"] = {env: _env_of(values, env) for env in _list(options.envs)}
     return values
+
+
+def program() -> str:
+    """How this command is given: from a clone, or installed."""
+    return "python benchmarks/run_all.py" if (ROOT / ".git").exists() else "python -m benchmarks.run_all"
+
+
+def resume_command(results: Path) -> str:
+    """What to type to go on with a run."""
+    return f"{program()} --resume {shlex.quote(str(results))}"
 
 
 def _list(text: str) -> list[str]:
@@ -189,7 +218,7 @@ def _env_of(values: dict[str, Any], env: str) -> Any:
     )
 
 
-# ---------------------------------------------------------------------------------------- printing, not running
+# -------------------------------------------------------------------------------------- printing, not running
 
 
 def print_list() -> None:
@@ -215,13 +244,19 @@ def _print_table(title: str, rows: dict[str, str]) -> None:
 def print_plan(plan: Plan, parallel: int, threads: int) -> None:
     """Every job with its budget and estimated time, and what the estimate is based on."""
     print(f"preset {plan.preset}: {plan.description}")
-    print(f"{len(plan.jobs())} jobs, {parallel} side by side with {threads} threads each; measuring speeds ...", flush=True)
+    print(
+        f"{len(plan.jobs())} jobs, {parallel} side by side with {threads} threads each; measuring speeds ...",
+        flush=True,
+    )
     estimates = estimate(plan, threads)
     jobs = sorted(plan.jobs(), key=lambda job: -estimates[job].seconds)
     for job in jobs:
         budget = f"{plan.budget(job):,} environment steps" if plan.budget(job) else "does not learn"
         print(f"  {job}: {budget}, about {duration(estimates[job].seconds)} ({estimates[job].basis})")
-    print(f"in all about {duration(plan_seconds(jobs, estimates, parallel))}, plus a few seconds for each job's start")
+    print(
+        f"in all about {duration(plan_seconds(jobs, estimates, parallel))}, "
+        "and a few seconds for each job's start"
+    )
 
 
 def share_cores(plan: Plan, jobs: int | None) -> tuple[int, int]:
@@ -251,7 +286,7 @@ def run_plan(plan: Plan, made_by: dict[str, Any], options: argparse.Namespace) -
     failed = [job for job, code in ended.items() if code]
     print(f"report: {results / 'report.html'}")
     if failed:
-        print(f"{len(failed)} jobs failed; once mended: python benchmarks/run_all.py --resume {shlex.quote(str(results))}")
+        print(f"{len(failed)} jobs failed; once mended: {resume_command(results)}")
     return JOB_FAILED if failed else OK
 
 
@@ -283,7 +318,11 @@ def outcome(progress: Progress, job: Job, code: int) -> str:
         success = progress.status(job).get("success")
         return f"{job}: done, held-out success {success:.2f}" if success is not None else f"{job}: done"
     log = progress.results / job.folder / "log.txt"
-    cause = f"killed by signal {-code}{' (out of memory?)' if code == -9 else ''}" if code < 0 else f"exit code {code}"
+    cause = (
+        f"killed by signal {-code}{' (out of memory?)' if code == -9 else ''}"
+        if code < 0
+        else f"exit code {code}"
+    )
     tail = log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.exists() else []
     return "\n".join([f"{job}: FAILED, {cause}; the end of {log}:", *(f"    {line}" for line in tail)])
 
@@ -294,7 +333,7 @@ def report(progress: Progress) -> None:
         write_report(progress.results)
     except OSError as error:
         print(f"error: {explain_os_error(error, 'writing the report')}", file=sys.stderr, flush=True)
-    except Exception:  # e.g. a file in the folder that was changed by hand
+    except Exception:  # noqa: BLE001 - e.g. a file in the folder that was changed by hand
         print("error: the report could not be written:", file=sys.stderr)
         traceback.print_exc()
 
@@ -315,7 +354,9 @@ def open_results(plan: Plan, made_by: dict[str, Any], out: Path | None) -> Path:
     if path.exists():
         different = differences(plan_from_dict(load_yaml(path)), plan)
         if different:
-            raise RequestError(f"{results} holds the results of another plan ({different[0]}); choose another --out")
+            raise RequestError(
+                f"{results} holds the results of another plan ({different[0]}); choose another --out"
+            )
         return results
     if any(not entry.name.startswith(".") for entry in results.iterdir()):
         raise RequestError(f"{results} is not empty and holds no plan.yaml; choose another --out")
@@ -345,7 +386,7 @@ def stopping(engine: Engine, results: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\nstopping; go on later with: python benchmarks/run_all.py --resume {shlex.quote(str(results))}", flush=True)
+        print(f"\nstopping; go on later with: {resume_command(results)}", flush=True)
         raise
     finally:
         engine.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +20,23 @@ LEVEL = 0.95
 #: Seed of the resampling: the same results give the same intervals.
 BOOTSTRAP_SEED = 0
 
-METRICS = {"success": "success", "score": "final_score", "return_dense": "return_dense", "return_sparse": "return_sparse"}
+METRICS = {
+    "success": "success",
+    "score": "final_score",
+    "return_dense": "return_dense",
+    "return_sparse": "return_sparse",
+}
 SUMMARY_COLUMNS = [
-    *"env agent env_steps seeds tasks trials".split(),
+    *("env", "agent", "env_steps", "seeds", "tasks", "trials"),
     *(f"{metric}_{part}" for metric in METRICS for part in ("mean", "low", "high")),
-    *"train_success_mean train_score_mean interval_over wall_minutes stopped_by completed_seeds".split(),
+    *(
+        "train_success_mean",
+        "train_score_mean",
+        "interval_over",
+        "wall_minutes",
+        "stopped_by",
+        "completed_seeds",
+    ),
 ]
 
 
@@ -47,7 +59,7 @@ def bootstrap(values: np.ndarray) -> Interval:
         values: ``(seeds, tasks, trials, ...)``.
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
-    seeds, tasks, trials = values.shape[:3]
+    seeds, tasks, trials = map(int, values.shape[:3])
     means = []
     for _ in range(RESAMPLES):
         s = generator.integers(seeds, size=seeds)[:, None, None]
@@ -90,42 +102,50 @@ class RunData:
         return bool(self.provenance.get("completed"))
 
     def evaluations(self, split: str, metric: str) -> list[tuple[int, np.ndarray]]:
-        """Environment steps and values ``(tasks, trials)`` of each evaluation, of the trials' last episode."""
+        """Environment steps and values ``(tasks, trials)`` of every evaluation, last episodes only."""
         rows = [row for row in self._eval_rows if row["split"] == split]
         last = max((row["episode"] for row in rows), default=0)
         by_step = defaultdict(list)
         for row in rows:
             if row["episode"] == last:
                 by_step[row["env_steps"]].append(row)
-        return [(step, grid(by_step[step], lambda row: row[metric])) for step in sorted(by_step)]
+        return [(step, grid(by_step[step], metric)) for step in sorted(by_step)]
 
     @cached_property
     def _eval_rows(self) -> list[dict[str, Any]]:
         return list(_numeric(read_rows(self.folder / "eval.csv")))
 
     def adaptation(self, split: str) -> dict[str, np.ndarray]:
-        """Success, dense reward and score ``(tasks, trials, frames)`` of the last evaluation; empty if there is none."""
+        """Values ``(tasks, trials, frames)`` of the last evaluation by name; empty if there is none."""
         by_trial = defaultdict(list)
         for row in _numeric(read_rows(self.folder / "adaptation.csv")):
             if row["split"] == split:
                 by_trial[row["task_id"], row["trial"]].append(row)
         if not by_trial or len({len(rows) for rows in by_trial.values()}) != 1:
             return {}
-        heads = [rows[0] | {"rows": sorted(rows, key=lambda row: row["step"])} for rows in by_trial.values()]
-        names = ("success", "reward_dense", "score")
-        return {name: grid(heads, lambda head, name=name: [row[name] for row in head["rows"]]) for name in names}
+        names = ("success", "reward_dense", "score", "episode")
+        trials = []
+        for (task_id, trial), rows in by_trial.items():
+            rows.sort(key=lambda row: row["step"])
+            frames = {name: [row[name] for row in rows] for name in names}
+            trials.append({"task_id": task_id, "trial": trial, **frames})
+        return {name: grid(trials, name) for name in names}
 
     def probes(self) -> list[dict[str, Any]]:
+        """The rows of ``probes.csv``."""
         return list(_numeric(read_rows(self.folder / "probes.csv")))
 
 
-def grid(rows: Iterable[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], Any]) -> np.ndarray:
-    """Values ``(tasks, trials, ...)`` of rows with ``task_id`` and ``trial``; trials that not all tasks have are left out."""
-    by_task = defaultdict(dict)
+def grid(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray:
+    """Values ``(tasks, trials, ...)`` of rows with ``task_id`` and ``trial``.
+
+    Trials that not all tasks have are left out.
+    """
+    by_task: dict[int, dict[int, Any]] = defaultdict(dict)
     for row in rows:
-        by_task[row["task_id"]][row["trial"]] = value(row)
-    fewest = min(len(trials) for trials in by_task.values())
-    return np.array([[by_task[task][k] for k in sorted(by_task[task])[:fewest]] for task in sorted(by_task)], float)
+        by_task[row["task_id"]][row["trial"]] = row[name]
+    fewest = min(map(len, by_task.values()))
+    return np.array([[by_task[i][k] for k in sorted(by_task[i])[:fewest]] for i in sorted(by_task)], float)
 
 
 _TEXT_COLUMNS = ("split", "target")
@@ -136,7 +156,10 @@ def _numeric(rows: Iterable[Mapping[str, str]]) -> Iterable[dict[str, Any]]:
     """Rows with numbers as numbers; a row that is damaged is left out."""
     for row in rows:
         try:
-            yield {k: v if k in _TEXT_COLUMNS else int(v) if k in _INT_COLUMNS else float(v) for k, v in row.items()}
+            yield {
+                k: v if k in _TEXT_COLUMNS else int(v) if k in _INT_COLUMNS else float(v)
+                for k, v in row.items()
+            }
         except ValueError:
             continue
 
@@ -161,8 +184,10 @@ class Cell:
             return None
         points = [[run[i] for run in runs] for i in range(min(map(len, runs)))]
         steps = np.array([np.mean([step for step, _ in point]) for point in points])
-        intervals = [bootstrap(_stack([values for _, values in point])) for point in points]
-        return steps, Interval(*(np.array([getattr(i, part) for i in intervals]) for part in ("mean", "low", "high")))
+        intervals = [bootstrap(_stacked([values for _, values in point])) for point in points]
+        return steps, Interval(
+            *(np.array([getattr(i, part) for i in intervals]) for part in ("mean", "low", "high"))
+        )
 
     def adaptation(self, metric: str, split: str = "test") -> np.ndarray | None:
         """Values ``(seeds, tasks, trials, frames)`` by frame of the trial, of the last evaluation."""
@@ -175,9 +200,12 @@ class Cell:
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Seeds in front; None where there are no arrays."""
+    return _stacked(arrays) if arrays else None
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Seeds in front; tasks and trials that not all seeds have are left out."""
-    if not arrays:
-        return None
     shape = tuple(map(min, zip(*(array.shape for array in arrays))))
     return np.stack([array[tuple(map(slice, shape))] for array in arrays])
 
@@ -203,12 +231,17 @@ def _summary_row(cell: Cell) -> dict[str, Any] | None:
     row: dict[str, Any] = {"env": cell.env, "agent": cell.agent, "env_steps": cell.env_steps()}
     row.update(zip(("seeds", "tasks", "trials"), success.shape))
     for metric, column in METRICS.items():
-        interval = bootstrap(cell.final("test", column))
+        values = cell.final("test", column)
+        if values is None:
+            continue
+        interval = bootstrap(values)
         row.update({f"{metric}_{part}": float(getattr(interval, part)) for part in ("mean", "low", "high")})
     for metric in ("success", "score"):
         values = cell.final("train", METRICS[metric])
         row[f"train_{metric}_mean"] = None if values is None else float(values.mean())
-    stops = sorted({str(run.provenance["stopped_by"]) for run in cell.runs if run.provenance.get("stopped_by")})
+    stops = sorted(
+        {str(run.provenance["stopped_by"]) for run in cell.runs if run.provenance.get("stopped_by")}
+    )
     minutes = [_number(run.provenance.get("wall_seconds")) / 60 for run in cell.runs]
     row["interval_over"] = interval_over(success.shape[0])
     row["wall_minutes"] = round(float(np.mean(minutes)), 2)
@@ -222,4 +255,5 @@ def _number(value: Any) -> float:
 
 
 def write_summary(results: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces ``summary.csv``."""
     write_rows(results / "summary.csv", SUMMARY_COLUMNS, rows)

@@ -1,0 +1,518 @@
+"""The command line, plans, meta-testing, intervals and the report of the runner."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+
+import benchmarks.plan as plans
+from benchmarks.checkpoints import verify
+from benchmarks.errors import BAD_REQUEST, JOB_FAILED, OK, RequestError
+from benchmarks.evaluate import each_task, run_trials, spread
+from benchmarks.files import read_json, read_rows
+from benchmarks.probes import _ridges, probe_rows
+from benchmarks.report import write_report
+from benchmarks.run_all import build_parser, main, read_request, share_cores
+from benchmarks.summary import bootstrap
+from meld_agents.registry import AgentError, find_agent
+
+pytest.importorskip("mujoco")
+
+ENV = "meld/PointNav-v0"
+PRESET = Path(__file__).parent / "runner.yaml"
+FAST = ["--preset", str(PRESET)]
+
+
+@pytest.fixture(autouse=True)
+def own_agents(monkeypatch, root, tmp_path):
+    """The tests' agents are importable, here and in jobs; speeds are not kept in the user's cache."""
+    path = os.pathsep.join(filter(None, [str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(root / "tests")])
+
+
+@pytest.fixture(scope="module")
+def finished(root, tmp_path_factory):
+    """Results of references and of an agent that learns, beside one that fails."""
+    results = tmp_path_factory.mktemp("runs") / "run"
+    agents = "random,expert,runner_agents:Searcher,runner_agents:Failing"
+    path = os.pathsep.join([str(root), str(root / "tests")])
+    command = [
+        sys.executable,
+        str(root / "benchmarks" / "run_all.py"),
+        *FAST,
+        "--agents",
+        agents,
+        "--out",
+        str(results),
+    ]
+    environment = {**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(results.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return done, results
+
+
+# ------------------------------------------------------------------------------------------- bad requests
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--preset", "debgu"], ["unknown preset 'debgu'", "'debug'"]),
+        (["--preset", "no/such.yaml"], ["no preset file"]),
+        ([*FAST, "--agents", "randm"], ["unknown agent 'randm'", "'random'"]),
+        ([*FAST, "--agents", "no_such_module:Agent"], ["no module 'no_such_module'"]),
+        ([*FAST, "--agents", "runner_agents:Sercher"], ["'Sercher'", "'Searcher'"]),
+        ([*FAST, "--agents", "runner_agents:Incomplete"], ["has no meta_train()"]),
+        ([*FAST, "--agents", "random,random"], ["agents", "twice"]),
+        ([*FAST, "--envs", "meld/PointNaw-v0"], ["unknown environment", f"{ENV!r}"]),
+        ([*FAST, "--envs", "meld/CheetahVel-v0"], ["no budget for meld/CheetahVel-v0", "--set"]),
+        ([*FAST, "--seeds", "one"], ["'one' is no whole number"]),
+        ([*FAST, "--seeds=-1"], ["at least 0"]),
+        ([*FAST, "--jobs", "0"], ["--jobs", "at least 1"]),
+        ([*FAST, "--device", "gpu"], ["device", "'gpu'"]),
+        ([*FAST, "--max-minutes", "0"], ["max_minutes", "above 0"]),
+        ([*FAST, "--set", "evaluation.evry=3"], ["unknown key 'evry'", "'every'"]),
+        ([*FAST, "--set", "evalution.every=3"], ["unknown key 'evalution'", "'evaluation'"]),
+        ([*FAST, "--set", "evaluation.every=many"], ["evaluation: every", "'many'"]),
+        ([*FAST, "--set", "evaluation"], ["expected KEY=VALUE"]),
+        ([*FAST, "--set", "agents=[random"], ["no YAML value"]),
+        ([*FAST, "--set", "preset.x=1"], ["unknown key 'preset'"]),
+        ([*FAST, "--set", f"envs.{ENV}.env_stps=3"], ["unknown key 'env_stps'", "'env_steps'"]),
+        ([*FAST, "--set", f"envs.{ENV}.make.image_sise=3"], [ENV, "image_sise", "image_size"]),
+        ([*FAST, "--set", "random.hidden=3"], ["settings of agent 'random'", "hidden"]),
+        ([*FAST, "--set", "settings.randm.hidden=3"], ["unknown agent 'randm'", "'random'"]),
+        (["--resume", "no/such/folder"], ["no plan.yaml"]),
+    ],
+)
+def test_bad_requests_say_what_to_do(arguments, words, capsys, tmp_path):
+    assert (
+        main(
+            [*arguments, "--dry-run"]
+            if "--resume" in arguments
+            else [*arguments, "--out", str(tmp_path / "x")]
+        )
+        == BAD_REQUEST
+    )
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "Traceback" not in said
+    for word in words:
+        assert word in said
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_unsafe_preset_is_refused(tmp_path, capsys):
+    (tmp_path / "evil.yaml").write_text("agents: !!python/object/apply:os.system ['true']\n")
+    assert main(["--preset", str(tmp_path / "evil.yaml")]) == BAD_REQUEST
+    assert "cannot be read as YAML" in capsys.readouterr().err
+
+
+def test_unwritable_folder(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([*FAST, "--out", str(tmp_path / "file" / "run")]) == BAD_REQUEST
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_another_plan_is_refused(finished, capsys):
+    _, results = finished
+    assert main([*FAST, "--agents", "random", "--out", str(results)]) == BAD_REQUEST
+    assert "another plan" in capsys.readouterr().err
+    assert main(["--resume", str(results), "--seeds", "3"]) == BAD_REQUEST
+    assert "--seeds cannot be changed" in capsys.readouterr().err
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("")
+    assert main([*FAST, "--out", str(tmp_path)]) == BAD_REQUEST
+    assert "not empty" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").exists()
+
+
+# ------------------------------------------------------------------------------------------ plans
+
+
+def plan_of(*arguments):
+    return read_request(build_parser().parse_args(arguments), arguments)[0]
+
+
+def test_the_command_line_goes_before_the_preset(tmp_path):
+    values = plans.load_preset(str(PRESET))
+    values["agents"] = ["runner_agents:Searcher"]
+    values["envs"][ENV]["settings"] = {"runner_agents:Searcher": {"noise": 0.1, "trials": 8}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(values))
+    arguments = [
+        "--preset",
+        str(tmp_path / "own.yaml"),
+        "--seeds",
+        "3,1",
+        "--set",
+        f"envs.{ENV}.env_steps=1e3",
+    ]
+    plan = plan_of(*arguments, "--set", "runner_agents:Searcher.noise=0.2")
+    assert plan.seeds == (3, 1)
+    assert plan.envs[ENV].env_steps == 1000
+    assert plan.agent_settings(plan.jobs()[0]) == {"noise": 0.2, "trials": 8}
+
+
+def test_a_plan_survives_yaml():
+    plan = plan_of(*FAST, "--max-minutes", "2.5")
+    assert plans.plan_from_dict(yaml.safe_load(yaml.safe_dump(plans.plan_to_dict(plan)))) == plan
+
+
+@pytest.mark.parametrize("name", plans.preset_names())
+def test_every_preset_is_a_plan(name):
+    pytest.importorskip("torch")
+    assert plans.build_plan(name, plans.load_preset(name)).jobs()
+
+
+def test_cores_are_not_oversubscribed(monkeypatch):
+    plan = plan_of(*FAST, "--seeds", "0,1,2,3,4")
+    for cores in (1, 2, 6, 64):
+        monkeypatch.setattr("benchmarks.run_all.usable_cores", lambda cores=cores: cores)
+        parallel, threads = share_cores(plan, None)
+        assert parallel <= len(plan.jobs()) and parallel * threads <= cores
+
+
+def test_list_names_everything(capsys):
+    assert main(["--list"]) == OK
+    said = capsys.readouterr().out
+    for name in (ENV, "meld/CheetahVel-v0", "random", "expert", "debug"):
+        assert re.search(rf"^  {name} ", said, re.M), name
+
+
+def test_dry_run_estimates_and_runs_nothing(capsys, tmp_path):
+    arguments = [*FAST, "--agents", "runner_agents:Searcher", "--out", str(tmp_path / "run"), "--dry-run"]
+    assert main(arguments) == OK
+    said = capsys.readouterr().out
+    assert "400 environment steps" in said and "measured now" in said and "in all about" in said
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------------ agents
+
+
+def test_agents_by_path():
+    assert find_agent("runner_agents:Searcher").__name__ == "Searcher"
+    with pytest.raises(AgentError, match="did you mean 'expert'"):
+        find_agent("exprt")
+
+
+# ------------------------------------------------------------------------------------------ meta-testing
+
+
+@pytest.fixture(scope="module")
+def env():
+    made = gym.make_vec(ENV, num_envs=6, split="test", image_size=16, episodes_per_trial=2)
+    yield made
+    made.close()
+
+
+def tried(name, env, seed=0):
+    def make_env(n):
+        return gym.make_vec(ENV, num_envs=n, image_size=16)
+
+    ids, tasks = each_task(env.unwrapped.task_set.test, range(3), 2)
+    return run_trials(find_agent(name)(make_env, {}, 0, "cpu"), env, ids, tasks, seed)
+
+
+def test_the_expert_succeeds_and_chance_does_not(env):
+    assert tried("expert", env).final_success == 1.0
+    assert tried("random", env).final_success <= 0.34
+    assert tried("expert", env).final_score > tried("random", env).final_score
+
+
+def test_the_rows_of_trials(env):
+    trials = tried("random", env)
+    rows = list(trials.eval_rows(7, "test"))
+    assert [(r["task_id"], r["trial"], r["episode"]) for r in rows[:4]] == [
+        (0, 0, 0),
+        (0, 0, 1),
+        (1, 0, 0),
+        (1, 0, 1),
+    ]
+    assert [(r["task_id"], r["trial"]) for r in rows[6::2]] == [(0, 1), (1, 1), (2, 1)]
+    steps = env.unwrapped.episode_steps
+    assert trials.score.shape == (6, 2, steps + 1)
+    for i, row in enumerate(rows[::2]):  # PointNav's score is minus the distance, and so is its dense reward
+        assert row["return_dense"] == pytest.approx(trials.score[i, 0, 1:].sum(), rel=1e-5)
+        assert row["final_score"] == trials.score[i, 0, -1] <= row["best_score"]
+        assert row["success"] == (row["final_score"] >= -0.2)
+
+
+def test_trials_depend_on_their_seed_alone(env):
+    one, other, again = tried("random", env, 1), tried("random", env, 2), tried("random", env, 1)
+    assert (one.score == again.score).all()
+    assert (one.score != other.score).any()
+
+
+def test_spread():
+    assert spread(3, 10) == [0, 1, 2]
+    assert spread(101, 5) == [0, 25, 50, 75, 100]
+
+
+# ------------------------------------------------------------------------------------------ probes
+
+
+class _Recorded:
+    anything = True
+
+    def __init__(self, beliefs, states):
+        self.beliefs, self.states = beliefs, states
+
+
+class _Task:
+    def __init__(self, values):
+        self._values = values
+
+    def vector(self):
+        return self._values
+
+
+def test_a_probe_finds_what_is_there_and_nothing_else():
+    generator = np.random.default_rng(0)
+
+    def recorded(n):
+        tasks, states = generator.normal(size=(n, 1)), generator.normal(size=(n, 12, 2))
+        noise = generator.normal(size=(n, 12, 6))
+        told = np.repeat(tasks[:, None], 12, axis=1)
+        beliefs = np.concatenate(
+            [told * 3 + 5, states[..., :1], noise], axis=-1
+        )  # the second state is not in it
+        return _Recorded(beliefs, states), [_Task(t) for t in tasks]
+
+    rows = {
+        r["target"]: r for r in probe_rows(0, *recorded(40), *recorded(20), (["goal"], ["seen", "unseen"]))
+    }
+    assert rows["task/goal"]["r2"] > 0.99 and rows["state/seen"]["r2"] > 0.99
+    assert rows["state/unseen"]["r2"] < 0.2
+    assert rows["task/goal"]["rmse"] < 0.05 * rows["task/goal"]["chance_rmse"]
+
+
+def test_the_ridge_is_the_closed_form_solution():
+    generator = np.random.default_rng(1)
+    x, y = generator.normal(size=(30, 5, 3)), generator.normal(size=(30, 5, 1))
+    y += x @ np.array([[1.0], [2.0], [0.0]])
+    flat_x, flat_y = x.reshape(-1, 3), y.reshape(-1, 1)
+    scaled = (flat_x - flat_x.mean(0)) / flat_x.std(0)
+    for fit, penalty in zip(_ridges(x, y, np.array([1e-9, 0.5])), (1e-9, 0.5), strict=True):
+        left = scaled.T @ scaled + penalty * len(scaled) * np.eye(3)
+        solved = np.linalg.solve(left, scaled.T @ (flat_y - flat_y.mean()))
+        assert np.allclose(fit(flat_x), scaled @ solved + flat_y.mean())
+
+
+# ------------------------------------------------------------------------------------------ intervals
+
+
+def test_intervals_widen_with_what_varies():
+    generator = np.random.default_rng(0)
+    tasks = generator.normal(size=(1, 20, 1)) + 0.01 * generator.normal(size=(1, 20, 50))
+    interval = bootstrap(tasks)
+    expected = 1.96 * tasks.mean(axis=2).std() / np.sqrt(20)
+    assert interval.mean == pytest.approx(tasks.mean())
+    assert (interval.high - interval.low) / 2 == pytest.approx(expected, rel=0.25)
+    seeds = tasks + 3 * np.arange(3)[:, None, None]
+    wide = bootstrap(seeds)
+    assert wide.high - wide.low > 2 * (interval.high - interval.low)
+
+
+def test_intervals_cover_the_truth():
+    generator = np.random.default_rng(2)
+    hits = 0
+    for _ in range(60):
+        interval = bootstrap(generator.normal(size=(1, 12, 1)) + generator.normal(size=(1, 12, 3)))
+        hits += interval.low <= 0 <= interval.high
+    assert 48 <= hits <= 60
+
+
+# ------------------------------------------------------------------------------------------ whole runs
+
+
+def folder(results, agent):
+    return results / ENV / agent.replace(":", "-") / "seed0"
+
+
+def test_a_failing_job_leaves_the_others_alone(finished):
+    done, results = finished
+    assert done.returncode == JOB_FAILED
+    assert "runner_agents:Failing seed 0: FAILED" in done.stdout and "out of luck" in done.stdout
+    assert {row["agent"]: row["completed_seeds"] for row in read_rows(results / "summary.csv")} == {
+        "random": "1", "expert": "1", "runner_agents:Searcher": "1", "runner_agents:Failing": "0",
+    }  # fmt: skip
+
+
+def test_a_run_folder_tells_everything(finished):
+    _, results = finished
+    run = folder(results, "runner_agents:Searcher")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["settings"] == {"trials": 4, "noise": 0.5}
+    assert len(config["tasks"]["train"]) == 6 and len(config["tasks"]["test"]) == 4
+    provenance = read_json(run / "provenance.json")
+    assert provenance["completed"] and provenance["env_steps"] == 400
+    assert provenance["software"]["packages"]["mujoco"] and provenance["hardware"]["processor"]
+    assert verify(run / "checkpoints" / "best")["state"]["env_steps"] in (0, 200, 240, 400)
+    for row in read_rows(run / "train.csv"):
+        assert int(row["env_steps"]) and float(row["wall_seconds"]) and float(row["gain"]) < 0
+    assert {int(row["env_steps"]) for row in read_rows(run / "eval.csv")} == {0, 240, 400}
+    videos = list((run / "videos").glob("*.mp4"))
+    assert videos and all(b"ftyp" in video.read_bytes()[:16] for video in videos)
+
+
+def test_summary_agrees_with_the_tables(finished):
+    _, results = finished
+    rows = {row["agent"]: row for row in read_rows(results / "summary.csv")}
+    assert float(rows["expert"]["success_mean"]) == 1.0
+    assert float(rows["random"]["success_mean"]) <= 0.34
+    final = [r for r in read_rows(folder(results, "random") / "eval.csv") if r["split"] == "test"]
+    scores = [float(row["final_score"]) for row in final]
+    assert len(scores) == 4 * 2
+    assert float(rows["random"]["score_mean"]) == pytest.approx(np.mean(scores))
+    assert "one training seed" in rows["random"]["interval_over"]
+
+
+def test_max_minutes_stops_training_and_says_so(tmp_path):
+    results = tmp_path / "run"
+    arguments = [*FAST, "--agents", "runner_agents:Searcher", "--set", f"envs.{ENV}.env_steps=1e8"]
+    assert main([*arguments, "--max-minutes", "0.04", "--out", str(results)]) == OK
+    provenance = read_json(folder(results, "runner_agents:Searcher") / "provenance.json")
+    assert provenance["stopped_by"] == "max_minutes" and 0 < provenance["env_steps"] < 1e8
+    final = read_rows(folder(results, "runner_agents:Searcher") / "eval.csv")[-1]
+    assert int(final["env_steps"]) == provenance["env_steps"]
+    assert read_rows(results / "summary.csv")[0]["stopped_by"] == "max_minutes"
+
+
+def test_ray_is_optional(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main([*FAST, "--engine", "ray", "--out", str(tmp_path / "run")]) == BAD_REQUEST
+    assert "pip install" in capsys.readouterr().err
+
+
+def test_ray_runs_jobs(tmp_path):
+    pytest.importorskip("ray")
+    assert main([*FAST, "--agents", "random", "--engine", "ray", "--out", str(tmp_path / "run")]) == OK
+    assert read_rows(tmp_path / "run" / "summary.csv")[0]["completed_seeds"] == "1"
+
+
+# ------------------------------------------------------------------------------------------ a full disk
+
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import benchmarks.jobs as jobs
+from benchmarks.plan import Job, load_yaml, plan_from_dict
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+sys.exit(jobs.main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_in_the_middle_of_a_run(finished, tmp_path, run_python):
+    """No file may grow beyond a limit: what was written stays whole; with room again the run goes on."""
+    results = tmp_path / "run"
+    results.mkdir()
+    (results / "plan.yaml").write_bytes((finished[1] / "plan.yaml").read_bytes())
+    arguments = [str(results), ENV, "runner_agents:Searcher", "0", "--threads", "1"]
+    path = {"PYTHONPATH": os.environ["PYTHONPATH"]}
+    full = run_python("-c", FULL.format(limit=1600), *arguments, env=path)
+    assert full.returncode == JOB_FAILED and "the disk is full" in full.stderr
+    run = folder(results, "runner_agents:Searcher")
+    assert all(None not in row.values() for row in read_rows(run / "eval.csv"))
+    later = run_python("-m", "benchmarks.jobs", *arguments, env=path)
+    assert later.returncode == OK, later.stderr
+    assert (run / "eval.csv").read_bytes() == (
+        folder(finished[1], "runner_agents:Searcher") / "eval.csv"
+    ).read_bytes()
+
+
+def test_a_full_disk_at_the_start(tmp_path, run_python):
+    script = FULL.replace("benchmarks.jobs as jobs", "benchmarks.run_all as jobs").format(limit=100_000)
+    done = run_python("-c", script, *FAST, "--agents", "random", "--out", str(tmp_path / "run"))
+    assert done.returncode == BAD_REQUEST and "the disk is full" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------ the report
+
+
+class _Outline(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.sources, self.text = set(), [], ""
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def outline(results):
+    parsed = _Outline()
+    parsed.feed((results / "report.html").read_text())
+    return parsed
+
+
+def test_the_report_is_complete_and_self_contained(finished):
+    page = outline(finished[1])
+    assert {"svg", "table", "img", "video"} <= page.tags and "script" not in page.tags
+    assert page.sources and all(source.startswith("data:") for source in page.sources)
+    for words in (
+        "Adaptation within a trial",
+        "Film strips",
+        "imagined",
+        "What the belief knows",
+        "run_all.py --preset",
+    ):
+        assert words in page.text, words
+
+
+def test_nothing_from_a_results_folder_is_trusted(finished, tmp_path):
+    results = tmp_path / "run"
+    shutil.copytree(finished[1], results, symlinks=True)
+    evil = "</style><script>alert(1)</script><img src=x onerror=alert(1)>"
+    values = yaml.safe_load((results / "plan.yaml").read_text())
+    values["description"] = values["preset"] = values["made_by"]["command"] = evil
+    (results / "plan.yaml").write_text(yaml.safe_dump(values))
+    run = folder(results, "runner_agents:Searcher")
+    for name in ("eval.csv", "probes.csv", "adaptation.csv"):
+        with open(run / name, "a") as file:
+            file.write(",".join([evil] * (len((run / name).read_text().splitlines()[0].split(",")))) + "\n")
+    with open(run / "probes.csv", "a") as file:
+        file.write(f"400,task/{evil},1,0,1\n")
+    provenance = read_json(run / "provenance.json")
+    provenance["device"] = provenance["started"] = provenance["software"]["commit"] = evil
+    provenance["hardware"]["processor"] = evil
+    (run / "provenance.json").write_text(json.dumps(provenance))
+    with np.load(run / "strips.npz") as strips:
+        arrays = dict(strips)
+    arrays["names"] = np.array([evil for _ in arrays["names"]])
+    np.savez(run / "strips.npz", **arrays)
+    write_report(results)
+    page = (results / "report.html").read_text()
+    assert "<script" not in page and "<img src=x" not in page
+    assert page.count("&lt;script") >= 5
+
+
+def test_a_report_of_unreadable_files(finished, tmp_path):
+    results = tmp_path / "run"
+    shutil.copytree(finished[1], results, symlinks=True)
+    run = folder(results, "expert")
+    for name in ("eval.csv", "adaptation.csv", "strips.npz", "provenance.json", "status.json"):
+        (run / name).write_bytes(b"\x00\xff{garbage,,\n1,2\n")
+    write_report(results)
+    assert [row["agent"] for row in read_rows(results / "summary.csv")][:2] == [
+        "random",
+        "runner_agents:Searcher",
+    ]
+
+
+def test_a_report_needs_a_plan(tmp_path):
+    with pytest.raises(RequestError, match=r"plan\.yaml"):
+        write_report(tmp_path)
