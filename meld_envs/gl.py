@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -78,6 +79,22 @@ def _llvmpipe_threads(count: str) -> Iterator[None]:
         del os.environ["LP_NUM_THREADS"]
 
 
+@contextmanager
+def _undone_on_failure() -> Iterator[None]:
+    """PyOpenGL binds itself to a platform when imported: after a failure the next one may choose anew."""
+    modules, platform = set(sys.modules), os.environ.get("PYOPENGL_PLATFORM")
+    try:
+        yield
+    except BaseException:
+        for name in set(sys.modules) - modules:
+            if name.startswith(("OpenGL", "mujoco.egl", "mujoco.osmesa")):
+                del sys.modules[name]
+        os.environ.pop("PYOPENGL_PLATFORM", None)
+        if platform is not None:
+            os.environ["PYOPENGL_PLATFORM"] = platform
+        raise
+
+
 def create_context() -> GLContext:
     """An off-screen context for the calling thread: what MUJOCO_GL says, else EGL, else OSMesa.
 
@@ -94,7 +111,12 @@ def _create_context() -> GLContext:
     failures = []
     for name in names:
         try:
-            context = _BACKENDS[name]()
+            with _undone_on_failure():
+                context = _BACKENDS[name]()
+            if failures:
+                # MuJoCo's library would look for EGL's functions, now that EGL has been loaded.
+                os.environ["MUJOCO_GL"] = name
+                logger.info("drawing with %s, as there is no other: %s", name, "; ".join(failures))
             _stop_at_exit()
             return context
         except Exception as error:  # noqa: BLE001 - a missing library shows as any of a dozen types

@@ -127,6 +127,25 @@ def test_without_opengl_the_error_says_what_to_install(wanted, run_python):
     assert "(2,)" in result.stdout
 
 
+def test_osmesa_stands_in_when_egl_fails(run_python):
+    script = (
+        "import gymnasium as gym, meld_envs; from meld_envs import gl\n"
+        f"env = gym.make({NAV!r})\n"
+        "try:\n"
+        "    print('frame', env.reset(seed=0)[0].mean(), gl.create_context().__class__.__module__)\n"
+        "except meld_envs.GLError as error:\n"
+        "    print(error)"
+    )
+    result = run_python("-c", script, env={"MUJOCO_GL": "", "MUJOCO_EGL_DEVICE_ID": "99"})
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr
+    if result.stdout.startswith("frame"):
+        assert "mujoco.osmesa" in result.stdout
+    else:  # OSMesa is not installed here
+        assert "egl: " in result.stdout
+        assert "osmesa: " in result.stdout
+
+
 def test_the_users_environment_variables_are_left_alone(run_python):
     script = (
         "import os; before = dict(os.environ)\n"
