@@ -108,7 +108,7 @@ def create_context() -> GLContext:
 def _create_context() -> GLContext:
     wanted = os.environ.get("MUJOCO_GL", "").lower().strip()
     names = [wanted] if wanted in _BACKENDS else list(_BACKENDS)
-    failures = []
+    failures: list[str] = []
     for name in names:
         try:
             with _undone_on_failure():
@@ -125,7 +125,11 @@ def _create_context() -> GLContext:
 
 
 class Worker:
-    """A daemon thread that runs jobs in order, with its own OpenGL context."""
+    """A daemon thread that runs jobs in order, with its own OpenGL context.
+
+    Drawing never happens in the caller's thread, where another library's context may be current: a window
+    of GLFW, another renderer. Taking turns there is how renderers in one process corrupt each other.
+    """
 
     def __init__(self, name: str) -> None:
         self._jobs: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], Future[Any]] | None] = (

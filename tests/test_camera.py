@@ -155,3 +155,4 @@ def test_the_users_environment_variables_are_left_alone(run_python):
     )
     result = run_python("-c", script)
     assert result.returncode == 0, result.stderr
+    assert not result.stderr, "an environment that nobody closed leaves quietly"

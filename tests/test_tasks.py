@@ -60,6 +60,11 @@ def test_a_longer_train_list_leaves_the_test_list_alone(family):
     few, many = draw(family, train=5), draw(family, train=60)
     assert few.test == many.test
     assert few.train == many.train[:5]
+    more_tests = draw(family, train=5, test=25)
+    assert more_tests.train == few.train
+    assert more_tests.test[:10] == few.test
+    seen_alone = draw(family, train=10, test=1).train
+    assert not set(seen_alone) & set(few.test), "the two lists have generators of their own"
 
 
 @every_family
