@@ -1,0 +1,1 @@
+"""The agent-agnostic runner: meta-trains and meta-tests any agent on any family, and reports."""

@@ -212,6 +212,17 @@ def test_the_model_learns_to_foresee_rewards():
     assert last < 0.7 * first
 
 
+@pytest.mark.parametrize("base", ["paper", "released"])
+def test_published_sizes_collect_and_learn(base):
+    """The full-size networks at 64×64, for one slice of everything."""
+    schedule = {"warmup_trials_per_task": 1, "warmup_updates": 1, "collect_tasks": 2, "updates_per_round": 1}
+    settings = schedule | {"base": base, "trials_per_update": 2, "actor_batch": 16}
+    agent = MELD(lambda n: make_env(n, image_size=64, episodes_per_trial=1), settings, 0, "cpu")
+    losses = train(agent, 4).losses
+    assert all(np.isfinite(value) for value in losses.values())
+    assert losses["observation_loglik"] < 2855  # what perfect images would give (facts 2.2)
+
+
 # -- disk and seeds --------------------------------------------------------------------------------
 
 
