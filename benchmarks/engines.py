@@ -168,6 +168,9 @@ def start_job(results: Path, job: Job, threads: int, folder: str | None = None) 
     log = results / job.folder / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **{name: str(threads) for name in _THREAD_VARIABLES}}
+    # Threads that spin while they wait for each other take the cores from whoever they wait for: beside
+    # other work on the same cores a run with two threads stood nearly still.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     paths = [str(ROOT), folder or os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     command = [sys.executable, "-m", "benchmarks.jobs", str(results), job.env, job.agent, str(job.seed)]
