@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 HINT = (
     "Drawing needs an off-screen OpenGL library. Install one: for EGL (preferred) "
-    "'apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri' on Debian or Ubuntu, or the graphics card's "
-    "driver; for OSMesa 'apt-get install libosmesa6' and set MUJOCO_GL=osmesa. "
+    "'apt-get install libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libopengl0' on Debian or Ubuntu, or the "
+    "graphics card's driver; for OSMesa 'apt-get install libosmesa6' and set MUJOCO_GL=osmesa. "
     "Without either, obs_type='state' works and needs no drawing."
 )
 
