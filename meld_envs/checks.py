@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,17 @@ def check_tasks(family: Family, num_envs: int, tasks: Sequence[Task] | Task) -> 
     return list(tasks)
 
 
+def check_options(where: str, options: Any) -> Mapping[str, Any]:
+    """``reset``'s options, empty for ``None``.
+
+    Raises:
+        TypeError: no mapping.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"{where}: options must be a dictionary, got {options!r}")
+    return options or {}
+
+
 def check_mask(where: str, mask: Any) -> None:
     """Refuses Gymnasium's option to reset some trials only.
 
@@ -79,11 +90,14 @@ def make_generators(
     """A generator per trial, ``None`` where the old one goes on; of an integer seed trial i gets seed + i.
 
     Raises:
+        TypeError: neither an integer nor a list.
         ValueError: a list of the wrong length.
         gymnasium.error.Error: a seed that is no non-negative integer.
     """
     if seed is None:
         return [None] * num_envs
+    if not isinstance(seed, (int, np.integer, Sequence, np.ndarray)) or isinstance(seed, str):
+        raise TypeError(f"{where}: seed must be an integer, or a list of one per trial, got {seed!r}")
     seeds: Sequence[Any] = (
         [seed + trial for trial in range(num_envs)] if isinstance(seed, (int, np.integer)) else seed
     )

@@ -187,7 +187,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _assign(self, trial: int, task: Task) -> None:
         self._tasks[trial] = task
         self._task_ids[trial] = self._index_in_split.get(task, -1)
-        self._parameters[trial] = tuple(task.parameters.values())
+        self._parameters[trial] = [task.parameters[p.name] for p in self.family.parameters]
         self.family.apply_task(self._world, trial, task)
 
     def _follow_schedules(self) -> None:
@@ -216,7 +216,8 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             TypeError: an option of the wrong type.
             ValueError: a task, schedule or seed that does not fit.
         """
-        options, family = options or {}, self.family
+        family = self.family
+        options = checks.check_options(family.name, options)
         checks.check_mask(family.name, options.get("reset_mask"))
         tasks = self._pinned
         if options.get("task") is not None:

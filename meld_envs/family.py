@@ -123,7 +123,7 @@ class Family(ABC):
                 f"{task!r} belongs to {task.family}; this environment needs tasks of {self.name}"
             )
         names = tuple(p.name for p in self.parameters)
-        if tuple(task.parameters) != names or task.hidden != self.parameter_names:
+        if set(task.parameters) != set(names) or task.hidden != self.parameter_names:
             expected = ", ".join(names)
             raise ValueError(f"{task!r} does not have the parameters of {self.name}: {expected}")
         for p in self.parameters:

@@ -20,7 +20,7 @@ class Task:
 
     Attributes:
         family: the family's name, e.g. ``"PointNav"``.
-        parameters: read-only mapping from parameter name to value, in the family's order.
+        parameters: read-only mapping from parameter name to value; their order does not matter.
         hidden: the names of those parameters that an agent must infer.
     """
 
@@ -61,7 +61,7 @@ class Task:
         return Task, (self.family, dict(self.parameters), self.hidden)
 
     def _key(self) -> tuple[Any, ...]:
-        return self.family, tuple(self.parameters.items()), self.hidden
+        return self.family, frozenset(self.parameters.items()), self.hidden
 
     def vector(self) -> np.ndarray:
         """The hidden parameters in order, ``(number hidden,)`` float64: what a probe tries to read."""

@@ -371,6 +371,7 @@ BAD_CALLS = {
     "bad task": (lambda env: env.reset(options={"task": task_out_of_range(env)}), ValueError, "must be in"),
     "schedule": (lambda env: env.reset(options={"schedule": [3]}), TypeError, "step, task"),
     "late": (lambda env: env.reset(options={"schedule": [(10**6, env.task)]}), ValueError, "outside"),
+    "task options": (lambda env: env.reset(options="north"), TypeError, "dictionary"),
     "mask": (lambda env: env.reset(options={"reset_mask": np.array([False])}), ValueError, "reset_mask"),
 }
 
@@ -389,6 +390,22 @@ def test_bad_calls_raise_and_leave_the_environment_usable(env_id, what):
             break
         assert same(env.step(actions), untouched.step(actions))
     assert same(env.reset(seed=1), untouched.reset(seed=1))
+
+
+@every_id
+def test_the_order_of_a_tasks_parameters_does_not_matter(env_id):
+    env, twin = (gym.make(env_id, obs_type="state").unwrapped for _ in range(2))
+    task = env.task_set.train[3]
+    backwards = meld_envs.Task(task.family, dict(reversed(task.parameters.items())), task.hidden)
+    assert same(env.reset(seed=0, options={"task": task}), twin.reset(seed=0, options={"task": backwards}))
+    action = env.action_space.sample()
+    assert same(env.step(action), twin.step(action))
+
+
+@pytest.mark.parametrize("seed", [1.5, "one"])
+def test_a_seed_of_the_wrong_type_is_refused(seed, make_vec):
+    with pytest.raises(TypeError, match="seed must be an integer"):
+        make_vec(IDS[0], num_envs=2).reset(seed=seed)
 
 
 BAD_KEYWORDS = {
