@@ -8,6 +8,7 @@ through all episodes of a trial.
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from meld_agents.nets.latent_model import Latents, LatentStateModel
 from meld_agents.nets.perception import CachedPerception, PerceptionSettings, make_perception
 from meld_agents.rollout import RandomPolicy, live_trials
 from meld_agents.sac import SAC, SacSettings, Transitions
-from meld_agents.settings import from_mapping, suggestion, to_mapping
+from meld_agents.settings import ABOVE_ZERO, FINITE, check_ranges, from_mapping, suggestion, to_mapping
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ class MeldSettings:
     collect_tasks: int = 20
     updates_per_round: int = 640
 
+    def __post_init__(self) -> None:
+        check_ranges(self, _RANGES)
+
     def sac(self) -> SacSettings:
         """The part that concerns the actor-critic."""
         return SacSettings(
@@ -103,6 +107,22 @@ class MeldSettings:
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(PerceptionSettings)}
         return PerceptionSettings(**shared)
 
+
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("filters", "feature_size", "z1_size", "z2_size", "hidden"), (1, FINITE)),
+    **dict.fromkeys(("decoded_frames", "autoencoder_updates"), (0, FINITE)),
+    **dict.fromkeys(("autoencoder_refresh_rounds", "autoencoder_refresh_updates"), (0, FINITE)),
+    **dict.fromkeys(("image_std", "feature_std", "reward_std"), (ABOVE_ZERO, FINITE)),
+    **dict.fromkeys(("autoencoder_learning_rate", "model_learning_rate"), (ABOVE_ZERO, FINITE)),
+    **dict.fromkeys(("actor_learning_rate", "initial_temperature"), (ABOVE_ZERO, FINITE)),
+    **dict.fromkeys(("reward_scale", "gradient_clip"), (ABOVE_ZERO, FINITE)),
+    **dict.fromkeys(("reward_input_scale", "reward_weight", "foresight_weight"), (0, FINITE)),
+    **dict.fromkeys(("foresight_pairs", "warmup_updates", "updates_per_round"), (0, FINITE)),
+    **dict.fromkeys(("autoencoder_batch", "trials_per_update", "actor_hidden", "actor_batch"), (1, FINITE)),
+    **dict.fromkeys(("actor_updates_per_update", "warmup_trials_per_task"), (1, FINITE)),
+    **dict.fromkeys(("warmup_action_hold", "collect_tasks"), (1, FINITE)),
+    **dict.fromkeys(("discount", "target_rate"), (0, 1)),
+}
 
 #: Named starting points; every other setting overrides them. ``paper`` is the defaults, ``released`` what
 #: the authors' configuration files used for CheetahVel, ``small`` fits a CPU.
@@ -447,7 +467,9 @@ class MELD:
             "counts": {name: getattr(self, name) for name in self._COUNTS},
             "episodes": self.store.save(directory.parent / "episodes"),
         }
-        torch.save(state, directory / "agent.pt")
+        buffer = io.BytesIO()  # torch's own writer hides what the system said, a full disk for one
+        torch.save(state, buffer)
+        (directory / "agent.pt").write_bytes(buffer.getbuffer())
 
     def load(self, directory: Path) -> None:
         """Restores what ``save`` wrote.

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+#: Bounds for ``check_ranges``: the smallest positive and the largest finite number.
+ABOVE_ZERO, FINITE = sys.float_info.min, sys.float_info.max
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = "settings") -> T:
@@ -33,6 +37,25 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = "settings
     if unknown:
         raise ValueError(f"{where}: unknown key {unknown[0]!r}{suggestion(unknown[0], names)}")
     return cls(**{key: coerce(value, hints[key], f"{where}: {key}") for key, value in values.items()})
+
+
+def check_ranges(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Checks the numbers of a settings dataclass; of a tuple every one, and that there are some.
+
+    Args:
+        settings: the dataclass; a field that is ``None`` is left alone.
+        ranges: least and largest value by field; ``ABOVE_ZERO`` as the least leaves out 0.
+
+    Raises:
+        ValueError: the first field that is out of its range, or not a number at all.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(settings, name)
+        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        if value == () or not all(low <= number <= high for number in numbers):  # NaN is in no range
+            least = "above 0" if low == ABOVE_ZERO else f"at least {low:g}"
+            most = f" and at most {high:g}" if high < FINITE else ""
+            raise ValueError(f"{name}: must be {least}{most}, got {value!r}")
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:

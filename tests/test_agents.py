@@ -1,6 +1,8 @@
 """MELD and SLAC on the real environment: what is evidence, what is remembered, what is saved."""
 
+import errno
 import itertools
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -244,6 +246,14 @@ def test_resumed_equals_uninterrupted(cls, slices, tmp_path):
     assert straight.updates == resumed.updates
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_full_disk_is_told_as_such(tmp_path):
+    (tmp_path / "agent.pt").symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught:
+        make_agent().save(tmp_path)
+    assert caught.value.errno == errno.ENOSPC
+
+
 def test_other_settings_are_refused_by_load(tmp_path):
     make_agent().save(tmp_path)
     with pytest.raises(ValueError, match="other settings"):
@@ -286,6 +296,11 @@ def test_bases_name_only_known_settings(base):
         ({"base": "papper"}, "did you mean 'paper'"),
         ({"hidden": "wide"}, "expected int"),
         ({"perception": "cache"}, "'joint', 'cached'"),
+        ({"collect_tasks": -3}, "collect_tasks: must be at least 1, got -3"),
+        ({"filters": [8, 0]}, "filters: must be at least 1"),
+        ({"filters": []}, "filters: must be at least 1"),
+        ({"discount": 1.5}, "discount: must be at least 0 and at most 1, got 1.5"),
+        ({"gradient_clip": float("nan")}, "gradient_clip: must be above 0, got nan"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
