@@ -174,7 +174,7 @@ def start_job(results: Path, job: Job, threads: int, folder: str | None = None) 
     paths = [str(ROOT), folder or os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     command = [sys.executable, "-m", "benchmarks.jobs", str(results), job.env, job.agent, str(job.seed)]
-    command += ["--threads", str(threads), "--end-with-parent"]
+    command += ["--threads", str(threads), "--end-with-parent", str(os.getpid())]
     with open(log, "ab") as output:
         return subprocess.Popen(
             command,

@@ -356,7 +356,7 @@ class Run:
         set_threads(earlier["threads"] if earlier else threads)
         return {
             **config,
-            "device": earlier["device"] if earlier else choose_device(self.plan.device),
+            "device": choose_device(earlier["device"] if earlier else self.plan.device),
             "threads": earlier["threads"] if earlier else threads,
         }
 
@@ -469,11 +469,23 @@ def write_status(folder: Path, **values: Any) -> None:
 
 
 def choose_device(wanted: str) -> str:
-    """``auto`` is a GPU where the agent uses torch and torch sees one."""
-    if wanted != "auto":
-        return wanted
+    """``auto`` is a GPU where the agent uses torch and torch sees one.
+
+    Raises:
+        RequestError: a GPU is wanted that torch does not see.
+    """
     torch = sys.modules.get("torch")
-    return "cuda" if torch is not None and torch.cuda.is_available() else "cpu"
+    gpus = torch.cuda.device_count() if torch is not None and torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return "cuda" if gpus else "cpu"
+    kind, _, index = wanted.partition(":")
+    if torch is not None and kind == "cuda" and int(index or 0) >= gpus:
+        seen = f"only {gpus}" if gpus else "none"
+        raise RequestError(
+            f"device {wanted!r}: torch {torch.__version__} sees no such GPU here ({seen}); "
+            "choose --device cpu, or install a driver and a build of torch that fit the GPU"
+        )
+    return wanted
 
 
 def set_threads(threads: int) -> None:
@@ -482,9 +494,12 @@ def set_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def end_with_parent() -> None:
-    """Ends this process soon after the one that started it has ended, so that no job runs unseen."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """Ends this process soon after the one that started it has ended, so that no job runs unseen.
+
+    Args:
+        parent: its process id; by now it may have ended, and the system be our parent.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -528,10 +543,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("seed", type=int)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--checkpoint-seconds", type=float, default=CHECKPOINT_SECONDS)
-    parser.add_argument("--end-with-parent", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--end-with-parent", type=int, nargs="?", const=os.getppid(), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.end_with_parent:
-        end_with_parent()
+    if options.end_with_parent is not None:
+        end_with_parent(options.end_with_parent)
     job = Job(options.env, options.agent, options.seed)
     try:
         plan = plan_from_dict(load_yaml(options.results / "plan.yaml"))

@@ -373,6 +373,34 @@ def try_envs(plan: Plan) -> None:
                 raise RequestError(f"envs: {env}: {error}") from error
 
 
+def try_agents(plan: Plan) -> None:
+    """Builds every agent of the plan once on every family: image sizes and settings may not fit together.
+
+    Raises:
+        RequestError: what the agent says.
+    """
+    for env in plan.envs:
+        for agent in plan.agents:
+            _try_agent(plan, Job(env, agent, plan.seeds[0]))
+
+
+def _try_agent(plan: Plan, job: Job) -> None:
+    made: list[Any] = []
+
+    def make_env(count: int) -> Any:
+        made.append(gym.make_vec(job.env, num_envs=count, **plan.envs[job.env].make))
+        return made[-1]
+
+    settings = plan.agent_settings(job)
+    try:
+        find_agent(job.agent)(make_env, settings, job.seed, "cpu")
+    except Exception as error:
+        raise RequestError(f"agent {job.agent!r} on {job.env}: {error}") from error
+    finally:
+        for env in made:
+            env.close()
+
+
 # ------------------------------------------------------------------------------------------- to and from YAML
 
 

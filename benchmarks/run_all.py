@@ -32,7 +32,7 @@ from benchmarks.engines import Engine, make_engine
 from benchmarks.errors import BAD_REQUEST, INTERRUPTED, JOB_FAILED, OK, RequestError, explain_os_error
 from benchmarks.estimate import estimate, keep_speed, kept_estimate, longest_first, plan_seconds
 from benchmarks.files import locked, read_json, write_yaml
-from benchmarks.jobs import is_completed
+from benchmarks.jobs import choose_device, is_completed
 from benchmarks.plan import (
     Job,
     Plan,
@@ -47,6 +47,7 @@ from benchmarks.plan import (
     plan_from_dict,
     plan_to_dict,
     preset_names,
+    try_agents,
     try_envs,
 )
 from benchmarks.progress import Progress, duration, open_display
@@ -142,6 +143,9 @@ def read_request(options: argparse.Namespace, arguments: Sequence[str]) -> tuple
     values = load_preset(name)
     plan = build_plan(name, _with_options(values, options))
     try_envs(plan)
+    try_agents(plan)
+    if options.engine == "local":  # Ray's other machines may have what this one lacks
+        choose_device(plan.device)
     return plan, {
         "command": f"{program()} {shlex.join(arguments)}".strip(),
         "time": now(),
@@ -260,7 +264,10 @@ def print_plan(plan: Plan, parallel: int, threads: int) -> None:
 
 
 def share_cores(plan: Plan, jobs: int | None) -> tuple[int, int]:
-    """How many jobs run side by side, and the threads of each: together no more than the usable cores."""
+    """How many jobs run side by side, and the threads of each.
+
+    Together no more than the usable cores, unless more ``jobs`` than cores are asked for.
+    """
     parallel = min(jobs or usable_cores(), len(plan.jobs()))
     return parallel, max(1, usable_cores() // parallel)
 

@@ -91,6 +91,12 @@ def finished(root, tmp_path_factory):
         ([*FAST, "--set", f"envs.{ENV}.make.image_sise=3"], [ENV, "image_sise", "image_size"]),
         ([*FAST, "--set", "random.hidden=3"], ["settings of agent 'random'", "hidden"]),
         ([*FAST, "--set", "settings.randm.hidden=3"], ["unknown agent 'randm'", "'random'"]),
+        (["--preset", "debug", "--device", "cuda:99"], ["device 'cuda:99'", "--device cpu"]),
+        (
+            ["--preset", "debug", "--agents", "meld", "--set", f"envs.{ENV}.make.image_size=48"],
+            ["agent 'meld'", "48×48"],
+        ),
+        (["--preset", "debug", "--set", "meld.collect_tasks=-3"], ["collect_tasks", "at least 1", "-3"]),
         (["--resume", "no/such/folder"], ["no plan.yaml"]),
     ],
 )

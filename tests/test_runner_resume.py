@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.checkpoints import Checkpoints, verify
+from benchmarks.errors import JOB_FAILED
 from benchmarks.files import Table, read_rows
 
 pytest.importorskip("mujoco")
@@ -152,6 +153,15 @@ def test_killed_runner_takes_its_jobs_along(uninterrupted, tmp_path, root, here)
     resumed = _resume_when_free(root, here, results)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert_same(uninterrupted, results)
+
+
+def test_a_job_whose_runner_has_ended_already_does_not_begin(planned, root, here):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    job = ["-m", "benchmarks.jobs", str(planned), "meld/PointNav-v0", "runner_agents:Searcher", "0"]
+    command = [sys.executable, *job, "--end-with-parent", str(ended.pid)]
+    assert subprocess.run(command, cwd=root, env=here, timeout=120).returncode == JOB_FAILED
+    assert not (planned / JOB / "provenance.json").exists()
 
 
 def _wait_for(path):
