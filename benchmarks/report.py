@@ -409,7 +409,7 @@ def provenance(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell]) -> Ht
         "ended": lambda run: run.provenance.get("ended") or run.status.get("phase"),
         "sessions": lambda run: len(run.provenance.get("sessions", ())),
         "updates": lambda run: run.provenance.get("updates"),
-        "device": lambda run: f"{run.provenance.get('device')}, {run.provenance.get('threads')} threads",
+        "device": _device,
         "commit": _commit,
     }
     head = element("tr", *(element("th", name) for name in columns))
@@ -428,6 +428,11 @@ def provenance(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell]) -> Ht
             "Full configuration, package versions and every number: beside this page, in the run folders.",
         ),
     )
+
+
+def _device(run: RunData) -> str:
+    threads = run.provenance.get("threads")
+    return f"{run.provenance.get('device')}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def _commit(run: RunData) -> str:

@@ -25,7 +25,7 @@ def draw(family, train=30, test=10, seed=0):
 def test_tasks_are_values(family):
     task = draw(family).train[0]
     same = Task.from_dict(json.loads(json.dumps(task.to_dict())))
-    backwards = Task(task.family, dict(reversed(task.parameters.items())), task.hidden)  # sorted by a tool, say
+    backwards = Task(task.family, dict(reversed(task.parameters.items())), task.hidden)  # as a tool may sort
     for twin in (same, backwards, pickle.loads(pickle.dumps(task)), copy.deepcopy(task)):
         assert twin == task
         assert hash(twin) == hash(task)
