@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -210,6 +211,30 @@ def test_agents_by_path():
     assert find_agent("runner_agents:Searcher").__name__ == "Searcher"
     with pytest.raises(AgentError, match="did you mean 'expert'"):
         find_agent("exprt")
+
+
+def test_the_example_of_an_agent_learns_and_resumes(root, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(root)
+    agent_class = find_agent("examples.third_party_agent:ConstantMove")
+    assert len((root / "examples" / "third_party_agent.py").read_text().splitlines()) < 60
+
+    def made():
+        return agent_class(partial(gym.make_vec, ENV, obs_type="state"), agent_class.resolve({}), 0, "cpu")
+
+    whole = made()
+    progress = list(whole.meta_train(8000))
+    assert progress[-1].losses["best"] > progress[0].losses["best"] + 2.0
+    first, second = made(), made()
+    assert len(list(first.meta_train(3000))) == 15
+    first.save(tmp_path)
+    second.load(tmp_path)
+    assert [p.losses for p in second.meta_train(8000)] == [p.losses for p in progress[15:]]
+
+
+def test_the_example_of_an_agent_runs(root, tmp_path):
+    example = "examples.third_party_agent:ConstantMove"
+    assert main([*FAST, "--agents", example, "--out", str(tmp_path / "run")]) == OK
+    assert example in (tmp_path / "run" / "summary.csv").read_text()
 
 
 # ------------------------------------------------------------------------------------------ meta-testing
