@@ -11,18 +11,22 @@ and in processor time, so that waiting for a core that others use is nobody's sh
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: its folder comes first on the path, where the clone's root should be
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 import argparse
 import csv
 import os
 import platform
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MUJOCO_GL", "egl")  # for the peer, before it imports mujoco

@@ -204,6 +204,14 @@ def test_dry_run_estimates_and_runs_nothing(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("script", ["run_all.py", "throughput.py"])
+def test_scripts_run_in_a_clone_that_was_never_installed(script, root, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(root / "benchmarks" / script), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage"), done.stderr[-2000:]
+
+
 # ------------------------------------------------------------------------------------------ agents
 
 
