@@ -335,7 +335,10 @@ def _series(cell: Cell, x: np.ndarray, interval: Interval, colours: dict[str, in
 def films(cells: Sequence[Cell]) -> Html | None:
     """What agents saw beside what they imagined, and videos for people, of held-out trials."""
     runs = [
-        (cell.agent, run, strips) for cell in cells for run in cell.runs[:1] if (strips := _strips_of(run))
+        (cell.agent, run, strips)
+        for cell in cells
+        for run in cell.runs[:1]
+        if (strips := _strips_of(run) or _videos_of(run))
     ]
     imagining = [entry for entry in runs if "imagined" in entry[2][1]]
     blocks = [_films_of(*entry) for entry in imagining or runs]  # of references only where there is no other
@@ -356,7 +359,8 @@ def _films_of(agent: str, run: RunData, strips: tuple[list[str], dict[str, np.nd
     for index, name in enumerate(names[:STRIPS_PER_RUN]):
         pictures = [(label, frames[index]) for label, frames in rows.items()]
         caption = " · ".join([agent, "held-out", *name.split("-")])
-        parts.append(element("figure", element("figcaption", caption), _strip(pictures), _video(run, name)))
+        strip = _strip(pictures) if pictures else None
+        parts.append(element("figure", element("figcaption", caption), strip, _video(run, name)))
     return join(*parts)
 
 
@@ -373,6 +377,12 @@ def _strips_of(run: RunData) -> tuple[list[str], dict[str, np.ndarray]] | None:
         for a in rows.values()
     )
     return (names, rows) if rows and whole else None
+
+
+def _videos_of(run: RunData) -> tuple[list[str], dict[str, np.ndarray]] | None:
+    """Names of films without strips: an agent that is given states sees no frames."""
+    names = sorted(path.stem for path in (run.folder / "videos").glob("[!.]*.mp4"))
+    return (names, {}) if names else None
 
 
 def _strip(pictures: Sequence[tuple[str, np.ndarray]]) -> Html:

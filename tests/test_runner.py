@@ -552,6 +552,16 @@ def test_a_report_of_unreadable_files(finished, tmp_path):
     ]
 
 
+def test_videos_are_shown_where_there_are_no_strips(finished, tmp_path):
+    results = tmp_path / "run"
+    shutil.copytree(finished[1], results, symlinks=True)
+    for strips in results.rglob("strips.npz"):
+        strips.unlink()
+    write_report(results)
+    page = (results / "report.html").read_text()
+    assert "<img" not in page and page.count("<video") == len(list(results.rglob("videos/*.mp4"))) > 0
+
+
 def test_a_report_needs_a_plan(tmp_path):
     with pytest.raises(RequestError, match=r"plan\.yaml"):
         write_report(tmp_path)
