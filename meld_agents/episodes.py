@@ -175,6 +175,25 @@ class EpisodeStore:
             frames.append(observation[index])
         return np.stack(frames)
 
+    def sample_windows(
+        self, rng: np.random.Generator, count: int, length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``count`` windows of ``length`` successive frames of an episode, uniform over all.
+
+        Returns:
+            Observations ``(count, length, ...)`` and actions ``(count, length, A)``.
+        """
+        lengths = [(*b.trials.action.shape[:2], b.trials.action.shape[2] - length + 1) for b in self._blocks]
+        ends = np.cumsum([np.prod(shape) for shape in lengths])
+        draws = rng.integers(ends[-1], size=count)
+        windows, actions = [], []
+        for block, draw in zip(np.searchsorted(ends, draws, side="right"), draws):
+            shape, trials = lengths[block], self._blocks[block].trials
+            row, episode, t = np.unravel_index(draw - (ends[block] - np.prod(shape)), shape)
+            windows.append(trials.observation[row, episode, t : t + length])
+            actions.append(trials.action[row, episode, t : t + length])
+        return np.stack(windows), np.stack(actions)
+
     # -- cached features ---------------------------------------------------------------------------
 
     def cache_features(self, encode: Callable[[np.ndarray], np.ndarray], again: bool = False) -> None:

@@ -23,7 +23,12 @@ from meld_agents.interface import Evidence, MakeEnv, Policy, Progress
 from meld_agents.nets.foresight import RewardForesight
 from meld_agents.nets.heads import log_normal, mlp
 from meld_agents.nets.latent_model import Latents, LatentStateModel
-from meld_agents.nets.perception import CachedPerception, PerceptionSettings, make_perception
+from meld_agents.nets.perception import (
+    INVERSE_FRAMES,
+    CachedPerception,
+    PerceptionSettings,
+    make_perception,
+)
 from meld_agents.rollout import RandomPolicy, live_trials
 from meld_agents.sac import SAC, SacSettings, Transitions
 from meld_agents.settings import ABOVE_ZERO, FINITE, check_ranges, from_mapping, suggestion, to_mapping
@@ -56,6 +61,8 @@ class MeldSettings:
     autoencoder_learning_rate: float = 1e-3
     autoencoder_refresh_rounds: int = 0  # train it on and encode anew every so many rounds, 0 for never
     autoencoder_refresh_updates: int = 0
+    inverse_weight: float = 0.0  # deviation: its features also tell the action between frames (cached only)
+    motion_scale: float = 0.0  # deviation: features are joined by their change, scaled (cached only)
 
     # Evidence and likelihoods
     reward_input_scale: float = 1.0  # the released code repeats the reward 32 times
@@ -117,6 +124,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("actor_learning_rate", "initial_temperature"), (ABOVE_ZERO, FINITE)),
     **dict.fromkeys(("reward_scale", "gradient_clip"), (ABOVE_ZERO, FINITE)),
     **dict.fromkeys(("reward_input_scale", "reward_weight", "foresight_weight"), (0, FINITE)),
+    **dict.fromkeys(("inverse_weight", "motion_scale"), (0, FINITE)),
     **dict.fromkeys(("foresight_pairs", "warmup_updates", "updates_per_round"), (0, FINITE)),
     **dict.fromkeys(("autoencoder_batch", "trials_per_update", "actor_hidden", "actor_batch"), (1, FINITE)),
     **dict.fromkeys(("actor_updates_per_update", "warmup_trials_per_task"), (1, FINITE)),
@@ -206,7 +214,9 @@ class MELD:
         """Networks and optimisers; draws initial weights."""
         s = self.settings
         latent = s.z1_size + s.z2_size
-        self.perception = make_perception(s.perception, self.observation_shape, latent, s.perceiving())
+        self.perception = make_perception(
+            s.perception, self.observation_shape, self.action_size, latent, s.perceiving()
+        )
         features = self.perception.feature_size
         evidence = features + 1 + int(self.meta)
         self.model = LatentStateModel(
@@ -334,15 +344,22 @@ class MELD:
         assert isinstance(self.perception, CachedPerception) and self._autoencoder_optimiser
         total = torch.zeros((), device=self.device)
         for _ in range(count):
-            frames = self._tensor(self.store.sample_frames(self._rng, self.settings.autoencoder_batch))
-            loss = self.perception.autoencoder_loss(frames)
+            loss = self._autoencoder_loss(self.perception)
             self._autoencoder_optimiser.zero_grad(set_to_none=True)
             loss.backward()
             self._autoencoder_optimiser.step()
             total += loss.detach()
         self._autoencoder_done += count
         self.updates += count
-        return {"autoencoder_mse": float(total) / max(count, 1)}
+        return {"autoencoder_loss": float(total) / max(count, 1)}
+
+    def _autoencoder_loss(self, perception: CachedPerception) -> Tensor:
+        count, weight = self.settings.autoencoder_batch, self.settings.inverse_weight
+        if not weight:
+            return perception.autoencoder_loss(self._tensor(self.store.sample_frames(self._rng, count)))
+        sampled = self.store.sample_windows(self._rng, max(1, count // INVERSE_FRAMES), INVERSE_FRAMES)
+        pixels, inverse = perception.inverse_losses(*map(self._tensor, sampled))
+        return pixels + weight * inverse
 
     def _encode_all(self, first: bool = False) -> None:
         if first:
@@ -380,7 +397,7 @@ class MELD:
         )
         actions, rewards, dense = map(self._tensor, (sampled.action, sampled.reward, sampled.reward_dense))
         starts = self._tensor(sampled.episode_start)
-        targets, features = self._perceive(sampled)
+        targets, features = self._perceive(sampled, starts)
         noise = self.model.noise(*rewards.shape, generator=self._generator, device=self.device)
         latents = self.model.infer(self._evidence(features, rewards, starts), actions, noise)
 
@@ -412,10 +429,11 @@ class MELD:
         self._model_optimiser.step()
         return losses, self._transitions(latents, actions, dense, starts)
 
-    def _perceive(self, sampled: Sequences) -> tuple[Tensor, Tensor]:
+    def _perceive(self, sampled: Sequences, starts: Tensor) -> tuple[Tensor, Tensor]:
         """What the model must explain, and the features it sees, each ``(B, L, ...)``."""
-        if sampled.features is not None:
+        if isinstance(self.perception, CachedPerception):
             features = self._tensor(sampled.features)
+            features = self.perception.with_motion(features, features.roll(1, dims=1), starts)
             return features, features
         observations = self._tensor(sampled.observation)
         features = self.perception.encode(observations.flatten(0, 1))
@@ -508,6 +526,7 @@ class MeldPolicy:
     def start_trial(self) -> None:
         """Forgets everything."""
         self._latents: Latents | None = None
+        self._features: Tensor | None = None
         self._action = torch.zeros(self._count, self._agent.action_size, device=self._agent.device)
 
     @torch.no_grad()
@@ -519,7 +538,7 @@ class MeldPolicy:
             self._action = torch.zeros_like(self._action)  # no action led to a reset
             if not agent.meta:
                 self._latents = None
-        features = agent.perception.encode(agent._tensor(evidence.observation))
+        features = self._see(agent._tensor(evidence.observation), starts)
         e = agent._evidence(features, agent._tensor(np.asarray(evidence.reward, np.float32)), starts)
         noise = agent.model.noise(self._count, generator=self._generator, device=agent.device)
         if self._latents is None:
@@ -533,6 +552,16 @@ class MeldPolicy:
         else:
             self._action = torch.tanh(agent.sac.actor(belief)[0])
         return self._action.cpu().numpy()
+
+    def _see(self, observation: Tensor, starts: Tensor) -> Tensor:
+        """Features ``(n, F)``, their change since the last frame included where the agent has it."""
+        perception = self._agent.perception
+        features = perception.encode(observation)
+        if not isinstance(perception, CachedPerception):
+            return features
+        previous = features if self._features is None else self._features
+        self._features = features
+        return perception.with_motion(features, previous, starts)
 
     def belief(self) -> np.ndarray:
         """b_t after the last evidence, ``(n, 2·(z1 + z2))`` float32."""

@@ -101,9 +101,10 @@ def test_a_new_trial_forgets():
     assert np.array_equal(policy.belief(), fresh.belief())
 
 
-def test_acting_and_learning_infer_the_same_belief():
+@pytest.mark.parametrize("changes", [{"perception": "joint"}, {"motion_scale": 1.0, "inverse_weight": 0.1}])
+def test_acting_and_learning_infer_the_same_belief(changes):
     """The policy, step by step over a lived trial, and the model over the stored one."""
-    agent = make_agent(perception="joint")
+    agent = make_agent(**changes)
     env = make_env(2)
     recorded = []
 
@@ -127,6 +128,8 @@ def test_acting_and_learning_infer_the_same_belief():
     starts[:, :: env.episode_steps + 1] = True
     with torch.no_grad():
         features = agent.perception.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        if "motion_scale" in changes:
+            features = agent.perception.with_motion(features, features.roll(1, dims=1), starts)
         e = agent._evidence(features, rewards, starts)
         noise = torch.stack(
             [torch.cat(((x.z1 - x.z1_mean) / x.z1_std, (x.z2 - x.z2_mean) / x.z2_std), -1) for x in recorded],
@@ -228,6 +231,19 @@ def test_published_sizes_collect_and_learn(base):
 # -- disk and seeds --------------------------------------------------------------------------------
 
 
+def test_resume_with_every_deviation_of_the_perception(tmp_path):
+    changes = {"motion_scale": 1.0, "inverse_weight": 0.1}
+    straight, stopped, resumed = (make_agent(seed=seed, **changes) for seed in (0, 0, 9))
+    train(straight, 9)
+    train(stopped, 6)
+    checkpoint = tmp_path / "one"
+    checkpoint.mkdir()
+    stopped.save(checkpoint)
+    resumed.load(checkpoint)
+    train(resumed, 3)
+    assert same(weights(straight), weights(resumed))
+
+
 @pytest.mark.parametrize("cls", [MELD, SLAC])
 @pytest.mark.parametrize("slices", [1, 3, 7])
 def test_resumed_equals_uninterrupted(cls, slices, tmp_path):
@@ -255,9 +271,11 @@ def test_a_full_disk_is_told_as_such(tmp_path):
 
 
 def test_other_settings_are_refused_by_load(tmp_path):
-    make_agent().save(tmp_path)
+    checkpoint = tmp_path / "one"
+    checkpoint.mkdir()
+    make_agent().save(checkpoint)
     with pytest.raises(ValueError, match="other settings"):
-        make_agent(hidden=24).load(tmp_path)
+        make_agent(hidden=24).load(checkpoint)
 
 
 def test_seeds_decide():

@@ -72,6 +72,14 @@ def test_frames_are_drawn_from_everywhere(store):
     assert len(seen) == 5 * K  # every episode of every trial
 
 
+def test_windows_are_successive_frames_of_one_episode(store):
+    frames, actions = store.sample_windows(np.random.default_rng(0), 500, 3)
+    assert frames.shape == (500, 3, 8, 8, 3)
+    assert (frames == frames[:, :1]).all()  # of one trial and episode
+    assert (np.diff(actions[:, :, 1], axis=1) == 1).all()
+    assert set(actions[:, 0, 1]) == set(range(T - 1))
+
+
 def test_features_are_cached_per_frame(store):
     with pytest.raises(LookupError, match="cache_features"):
         store.sample(np.random.default_rng(0), 2, features=True)

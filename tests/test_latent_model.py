@@ -144,7 +144,7 @@ def test_a_subset_of_decoded_frames_is_unbiased():
 
 def test_autoencoder_learns_frames_and_its_features_are_standardised():
     torch.manual_seed(0)
-    perception = CachedPerception((32, 32, 3), 7, settings())
+    perception = CachedPerception((32, 32, 3), 2, 7, settings())
     rows = torch.arange(32)
     centres = np.random.default_rng(0).integers(6, 26, (64, 2))
     discs = [((rows[:, None] - y) ** 2 + (rows[None] - x) ** 2 < 20) for x, y in centres]
@@ -162,3 +162,23 @@ def test_autoencoder_learns_frames_and_its_features_are_standardised():
     features = perception.encode(frames)
     assert features.mean(0).abs().max() < 1e-3
     assert features.square().mean().sqrt().item() == pytest.approx(1.0, rel=1e-2)
+
+
+def test_motion_is_the_change_since_the_last_frame():
+    perception = CachedPerception((32, 32, 3), 2, 7, settings(motion_scale=2.0))
+    features = torch.arange(8.0).reshape(1, 4, 2)
+    starts = torch.tensor([[True, False, True, False]])
+    motion = perception.with_motion(features, features.roll(1, 1), starts)[..., 2:]
+    assert motion[0, :, 0].tolist() == [0.0, 4.0, 0.0, 4.0]
+
+
+def test_inverse_dynamics_reach_the_encoder():
+    perception = CachedPerception((32, 32, 3), 2, 7, settings(inverse_weight=1.0))
+    windows = torch.randint(0, 256, (4, 3, 32, 32, 3), dtype=torch.uint8)
+    actions = torch.rand(4, 3, 2)
+    perception.inverse_losses(windows, actions)[1].backward()
+    assert all(p.grad.abs().sum() > 0 for p in perception.encoder.parameters())
+    actions[:, 2] = 9.0  # the last action is not looked at
+    before = perception.inverse_losses(windows, actions)[1]
+    actions[:, 2] = -9.0
+    assert torch.equal(before, perception.inverse_losses(windows, actions)[1])

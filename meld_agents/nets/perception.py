@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from meld_agents.nets.heads import log_normal, mlp
 from meld_agents.nets.images import ImageDecoder, ImageEncoder
 
+#: Frames that inverse dynamics looks at.
+INVERSE_FRAMES = 3
+
 #: Frames encoded at once when whole blocks are encoded.
 ENCODE_BATCH = 512
 
@@ -32,6 +35,8 @@ class PerceptionSettings:
     decoded_frames: int
     nonlinearity: str
     hidden: int
+    inverse_weight: float = 0.0
+    motion_scale: float = 0.0
 
 
 def to_unit(frames: Tensor) -> Tensor:
@@ -87,14 +92,20 @@ class CachedPerception(nn.Module):
 
     cached = True
 
-    def __init__(self, shape: tuple[int, int, int], latent: int, settings: PerceptionSettings) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], action: int, latent: int, settings: PerceptionSettings
+    ) -> None:
         super().__init__()
-        self.settings, self.feature_size = settings, settings.feature_size
-        layers = (shape, settings.filters)
-        size = settings.feature_size
+        layers, size = (shape, settings.filters), settings.feature_size
+        self.settings, self.feature_size = settings, size * (2 if settings.motion_scale else 1)
         self.encoder = ImageEncoder(*layers, size, settings.nonlinearity, linear_output=True)
         self.decoder = ImageDecoder(*layers, size, settings.nonlinearity)
-        self.from_latent = mlp((latent, settings.hidden, settings.hidden, size), settings.nonlinearity)
+        outputs = self.feature_size
+        self.from_latent = mlp((latent, settings.hidden, settings.hidden, outputs), settings.nonlinearity)
+        self.inverse: nn.Module | None = None
+        if settings.inverse_weight:
+            inputs = INVERSE_FRAMES * size + action
+            self.inverse = mlp((inputs, settings.hidden, settings.hidden, action), settings.nonlinearity)
         self.shift: Tensor
         self.scale: Tensor
         self.register_buffer("shift", torch.zeros(size))
@@ -102,12 +113,46 @@ class CachedPerception(nn.Module):
 
     def autoencoder_parameters(self) -> list[nn.Parameter]:
         """What :meth:`autoencoder_loss` trains; the rest belongs to the latent model."""
-        return [*self.encoder.parameters(), *self.decoder.parameters()]
+        inverse = self.inverse.parameters() if self.inverse is not None else ()
+        return [*self.encoder.parameters(), *self.decoder.parameters(), *inverse]
 
     def autoencoder_loss(self, frames: Tensor) -> Tensor:
         """Mean squared error per pixel of uint8 frames ``(N, H, W, C)``."""
         target = to_unit(frames)
         return (self.decoder(self.encoder(target)) - target).square().mean()
+
+    def inverse_losses(self, windows: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Errors of the middle frame's pixels and of the action taken there.
+
+        What an action moves is what a robot must see; a thin limb before a chequered floor is too few pixels
+        for the pixel error to care. (Inverse dynamics as in Pathak et al., 2017, over three frames, since
+        torques change velocities.)
+
+        Args:
+            windows: successive uint8 frames ``(N, 3, H, W, C)``.
+            actions: ``(N, 3, A)``, taken after each of them; the second one is predicted.
+        """
+        assert self.inverse is not None
+        target = to_unit(windows)
+        features = self.encoder(target.flatten(0, 1)).unflatten(0, windows.shape[:2])
+        pixels = (self.decoder(features[:, 1]) - target[:, 1]).square().mean()
+        predicted = self.inverse(torch.cat((features.flatten(1), actions[:, 0]), -1))
+        return pixels, (predicted - actions[:, 1]).square().mean()
+
+    def with_motion(self, features: Tensor, previous: Tensor, starts: Tensor) -> Tensor:
+        """Features and their scaled change since the last frame (0 at an episode's start).
+
+        Explaining the change makes velocities a part of the latent state.
+
+        Args:
+            features: ``(..., F)``.
+            previous: the features one step earlier, ``(..., F)``.
+            starts: whether an episode starts here, ``(...)``.
+        """
+        scale = self.settings.motion_scale
+        if not scale:
+            return features
+        return torch.cat((features, scale * (features - previous) * ~starts.unsqueeze(-1)), -1)
 
     @torch.no_grad()
     def standardise(self, frames: Tensor) -> None:
@@ -135,7 +180,8 @@ class CachedPerception(nn.Module):
     @torch.no_grad()
     def imagine(self, z: Tensor) -> np.ndarray:
         """The frames ``(N, H, W, C)`` uint8 that latents ``(N, Z)`` expect."""
-        return to_uint8(self.decoder(self.from_latent(z) * self.scale + self.shift))
+        features = self.from_latent(z)[:, : self.settings.feature_size]
+        return to_uint8(self.decoder(features * self.scale + self.shift))
 
 
 class StatePerception(nn.Module):
@@ -167,11 +213,12 @@ Perception = JointPerception | CachedPerception | StatePerception
 
 
 def make_perception(
-    kind: str, shape: tuple[int, ...], latent: int, settings: PerceptionSettings
+    kind: str, shape: tuple[int, ...], action: int, latent: int, settings: PerceptionSettings
 ) -> Perception:
     """The perception named ``joint`` or ``cached`` for images ``(H, W, C)``, or for states ``(S,)``."""
     if len(shape) == 1:
         return StatePerception(shape, latent, settings)
     height, width, channels = shape
-    chosen = CachedPerception if kind == "cached" else JointPerception
-    return chosen((height, width, channels), latent, settings)
+    if kind == "cached":
+        return CachedPerception((height, width, channels), action, latent, settings)
+    return JointPerception((height, width, channels), latent, settings)
