@@ -61,6 +61,7 @@ class MeldSettings:
     autoencoder_learning_rate: float = 1e-3
     autoencoder_refresh_rounds: int = 0  # train it on and encode anew every so many rounds, 0 for never
     autoencoder_refresh_updates: int = 0
+    autoencoder_refresh_learning_rate: float = 1e-3
     inverse_weight: float = 0.0  # deviation: its features also tell the action between frames (cached only)
     motion_scale: float = 0.0  # deviation: features are joined by their change, scaled (cached only)
 
@@ -121,6 +122,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("autoencoder_refresh_rounds", "autoencoder_refresh_updates"), (0, FINITE)),
     **dict.fromkeys(("image_std", "feature_std", "reward_std"), (ABOVE_ZERO, FINITE)),
     **dict.fromkeys(("autoencoder_learning_rate", "model_learning_rate"), (ABOVE_ZERO, FINITE)),
+    **dict.fromkeys(("autoencoder_refresh_learning_rate",), (ABOVE_ZERO, FINITE)),
     **dict.fromkeys(("actor_learning_rate", "initial_temperature"), (ABOVE_ZERO, FINITE)),
     **dict.fromkeys(("reward_scale", "gradient_clip"), (ABOVE_ZERO, FINITE)),
     **dict.fromkeys(("reward_input_scale", "reward_weight", "foresight_weight"), (0, FINITE)),
@@ -295,6 +297,7 @@ class MELD:
         losses = self._collect(chosen, self.policy(len(chosen), explore=True, seed=self._draw_seed()))
         self.rounds += 1
         if self._refresh_due():
+            self._set_autoencoder_rate(s.autoencoder_refresh_learning_rate)
             losses |= self._train_autoencoder(s.autoencoder_refresh_updates)
             self._encode_all()
         return (
@@ -352,6 +355,11 @@ class MELD:
         self._autoencoder_done += count
         self.updates += count
         return {"autoencoder_loss": float(total) / max(count, 1)}
+
+    def _set_autoencoder_rate(self, rate: float) -> None:
+        assert self._autoencoder_optimiser
+        for group in self._autoencoder_optimiser.param_groups:
+            group["lr"] = rate
 
     def _autoencoder_loss(self, perception: CachedPerception) -> Tensor:
         count, weight = self.settings.autoencoder_batch, self.settings.inverse_weight

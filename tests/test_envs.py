@@ -499,3 +499,20 @@ def test_trial_observation_is_a_flat_dict():
     assert not observation["previous_action"].any()
     assert json.loads(env.spec.to_json())["additional_wrappers"]
     env.close()
+
+
+def test_stable_baselines3_learns_from_trial_observations():
+    """It and Gymnasium's statistics take ``info["episode"]`` for something else."""
+    sb3 = pytest.importorskip("stable_baselines3")
+    env = meld_envs.TrialObservation(gym.make(IDS[0], obs_type="state", episodes_per_trial=2))
+    steps = env.unwrapped.trial_steps
+    agent = sb3.PPO("MultiInputPolicy", env, n_steps=2 * steps, batch_size=steps, n_epochs=1, device="cpu")
+    agent.learn(4 * steps)
+    assert [done["l"] for done in agent.ep_info_buffer] == [steps] * 4
+    counted = gym.wrappers.RecordEpisodeStatistics(env)
+    _, info = counted.reset(seed=0)
+    assert info["episode_in_trial"] == 0
+    for _ in range(steps):
+        *_, info = counted.step(env.action_space.sample())
+    assert info["episode"]["l"] == steps and info["episode_in_trial"] == 1
+    env.close()
