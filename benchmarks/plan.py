@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -359,16 +360,24 @@ def check_env_id(env: str) -> None:
         raise RequestError(f"unknown environment {env!r}{suggestion(name, env_ids())}")
 
 
-def try_envs(plan: Plan) -> None:
+def try_envs(plan: Plan, draw: bool = False) -> None:
     """Makes every environment of the plan once, so that a bad keyword is known before anything runs.
 
+    Args:
+        plan: whose environments.
+        draw: also draws what the runs will draw, so that a missing graphics library is known, too.
+
     Raises:
-        RequestError: what the environment says of its keywords.
+        RequestError: what the environment says.
     """
+    filmed = {"render_mode": "rgb_array"} if plan.evaluation.videos else {}
     for env, entry in plan.envs.items():
         for split in ("train", "test"):
             try:
-                gym.make_vec(env, num_envs=1, split=split, **entry.make).close()
+                with closing(gym.make_vec(env, num_envs=1, split=split, **{**entry.make, **filmed})) as made:
+                    if draw and split == "test":
+                        made.reset(seed=0)
+                        made.render()
             except Exception as error:
                 raise RequestError(f"envs: {env}: {error}") from error
 

@@ -142,9 +142,10 @@ def read_request(options: argparse.Namespace, arguments: Sequence[str]) -> tuple
     name = options.preset or "quick"
     values = load_preset(name)
     plan = build_plan(name, _with_options(values, options))
-    try_envs(plan)
+    here = options.engine == "local"  # Ray's other machines may have what this one lacks
+    try_envs(plan, draw=here)
     try_agents(plan)
-    if options.engine == "local":  # Ray's other machines may have what this one lacks
+    if here:
         choose_device(plan.device)
     return plan, {
         "command": f"{program()} {shlex.join(arguments)}".strip(),

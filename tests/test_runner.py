@@ -117,6 +117,16 @@ def test_bad_requests_say_what_to_do(arguments, words, capsys, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_missing_graphics_library_is_known_before_anything_runs(run_python, root, tmp_path):
+    # PyOpenGL bound to the other platform: MuJoCo then refuses the wanted one, as if it were missing.
+    missing = {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "osmesa"}
+    run_all = str(root / "benchmarks" / "run_all.py")
+    for states in ([], ["--set", f"envs.{ENV}.make.obs_type=state"]):  # films of states are drawn, too
+        done = run_python(run_all, *FAST, *states, "--out", str(tmp_path / "run"), env=missing)
+        assert done.returncode == BAD_REQUEST and "apt-get install libegl1" in done.stderr, done.stderr
+        assert not (tmp_path / "run").exists()
+
+
 def test_an_unsafe_preset_is_refused(tmp_path, capsys):
     (tmp_path / "evil.yaml").write_text("agents: !!python/object/apply:os.system ['true']\n")
     assert main(["--preset", str(tmp_path / "evil.yaml")]) == BAD_REQUEST
