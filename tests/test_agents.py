@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 
 import meld_envs  # noqa: E402, F401
 from meld_agents.interface import Evidence, Policy  # noqa: E402
-from meld_agents.meld import BASES, MELD, MeldSettings  # noqa: E402
+from meld_agents.meld import MELD  # noqa: E402
+from meld_agents.meld_settings import BASES, MeldSettings  # noqa: E402
 from meld_agents.rollout import RandomPolicy, live_trials  # noqa: E402
 from meld_agents.slac import SLAC  # noqa: E402
 
