@@ -214,6 +214,12 @@ def test_dry_run_estimates_and_runs_nothing(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_peer_of_throughput_can_be_built(run_python):
+    """Gymnasium's own environment needs more than Gymnasium asks for; the ``bench`` extra brings it."""
+    made = run_python("-c", "import gymnasium; gymnasium.make('HalfCheetah-v5').reset(seed=0)")
+    assert made.returncode == 0, made.stderr
+
+
 @pytest.mark.parametrize("script", ["run_all.py", "throughput.py"])
 def test_scripts_run_in_a_clone_that_was_never_installed(script, root, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
