@@ -1,9 +1,10 @@
-"""From frames to features and back: two ways, one interface.
+"""From observations to features and back: one interface, two ways for frames and one for states.
 
 ``JointPerception`` is the paper's: encoder and decoder belong to the latent model and are trained by its
 evidence lower bound. ``CachedPerception`` is for small machines: a frame autoencoder is trained first and
 refreshed now and then, the episode store keeps its features, and the latent model explains features
-instead of pixels, which makes an update ten times cheaper on a CPU.
+instead of pixels: an update then needs no convolutions, most of its price on a CPU. ``StatePerception`` has
+nothing to encode.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class PerceptionSettings:
 
 def to_unit(frames: Tensor) -> Tensor:
     """uint8 frames ``(..., H, W, C)`` as float ``(..., C, H, W)`` in [0, 1]."""
-    return frames.movedim(-1, -3).contiguous(memory_format=torch.contiguous_format).float().div_(255.0)
+    return frames.movedim(-1, -3).contiguous().float().div_(255.0)
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:
