@@ -76,15 +76,21 @@ class Trials:
     score: np.ndarray
     success: np.ndarray
 
+    def _where(self, env_steps: int, split: str, i: int, k: int) -> dict[str, Any]:
+        """What every row of episode k of trial i begins with."""
+        return {
+            "env_steps": env_steps,
+            "split": split,
+            "task_id": int(self.task_ids[i]),
+            "trial": int(self.trials[i]),
+            "episode": k,
+        }
+
     def eval_rows(self, env_steps: int, split: str) -> Iterator[dict[str, Any]]:
         """The rows of ``eval.csv``: one for every episode of every trial."""
         for i, k in np.ndindex(self.score.shape[:2]):
             yield {
-                "env_steps": env_steps,
-                "split": split,
-                "task_id": int(self.task_ids[i]),
-                "trial": int(self.trials[i]),
-                "episode": k,
+                **self._where(env_steps, split, i, k),
                 "return_dense": float(self.reward_dense[i, k].sum()),
                 "return_sparse": float(self.reward_sparse[i, k].sum()),
                 "final_score": float(self.score[i, k, -1]),
@@ -96,11 +102,7 @@ class Trials:
         """The rows of ``adaptation.csv``: one for every frame; ``step`` counts frames of the trial."""
         for i, k, t in np.ndindex(self.score.shape):
             yield {
-                "env_steps": env_steps,
-                "split": split,
-                "task_id": int(self.task_ids[i]),
-                "trial": int(self.trials[i]),
-                "episode": k,
+                **self._where(env_steps, split, i, k),
                 "step": k * self.score.shape[2] + t,
                 "reward_dense": float(self.reward_dense[i, k, t]),
                 "reward_sparse": float(self.reward_sparse[i, k, t]),
