@@ -14,6 +14,7 @@ __all__ = ["FAMILIES", "GLError", "Task", "TaskSet", "TrialObservation"]
 FAMILIES: dict[str, str] = {
     "meld/PointNav-v0": "meld_envs.families.point_nav:PointNav",
     "meld/CheetahVel-v0": "meld_envs.families.cheetah_vel:CheetahVel",
+    "meld/Reacher-v0": "meld_envs.families.reacher:Reacher",
 }
 
 for _id, _family in FAMILIES.items():

@@ -182,8 +182,8 @@ class _Easel:
             self._context = None
 
     def _pose(self, sim: int) -> None:
-        if self._world.is_varied:
-            self._world.sim_model(sim, self._model)
+        for name, values in self._world.fields.items():
+            getattr(self._model, name)[:] = values[sim]
         self._data.qpos[:] = self._world.qpos[sim]
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_comPos(self._model, self._data)

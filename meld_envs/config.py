@@ -9,6 +9,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from meld_envs.family import Family
+
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 1024  # pixels
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -60,9 +62,7 @@ class EnvConfig:
     autoreset: str = "disabled"
 
     @classmethod
-    def from_keywords(
-        cls, family: str, defaults: Mapping[str, Any], keywords: Mapping[str, Any]
-    ) -> EnvConfig:
+    def from_keywords(cls, family: Family, keywords: Mapping[str, Any]) -> EnvConfig:
         """Checks keywords and fills in the family's defaults.
 
         Raises:
@@ -72,10 +72,11 @@ class EnvConfig:
         names = [field.name for field in dataclasses.fields(cls)]
         for name in keywords:
             if name not in names:
-                raise TypeError(f"{family}: unknown keyword {name!r}{_suggestion(name, names)}")
+                known = [*names, *family.options]
+                raise TypeError(f"{family.name}: unknown keyword {name!r}{_suggestion(name, known)}")
         for name, value in keywords.items():
-            _check(family, name, value)
-        return cls(**{**defaults, **keywords})
+            _check(family.name, name, value)
+        return cls(**{**family.defaults(), **keywords})
 
     @property
     def threads(self) -> int:

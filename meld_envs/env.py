@@ -17,7 +17,7 @@ from meld_envs import checks
 from meld_envs.camera import PEOPLE, Camera
 from meld_envs.config import EnvConfig
 from meld_envs.family import Family, Outcome
-from meld_envs.tasks import Task, TaskSet
+from meld_envs.tasks import Task
 from meld_envs.window import Window
 from meld_envs.world import World
 
@@ -117,8 +117,8 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             TypeError: an unknown keyword (with the nearest match) or a value of the wrong type.
             ValueError: a value that is not allowed.
         """
-        self.family = load_family(family)
-        self.config = EnvConfig.from_keywords(self.family.name, self.family.defaults(), keywords)
+        self.family, keywords = load_family(family).choose(keywords)
+        self.config = EnvConfig.from_keywords(self.family, keywords)
         self.num_envs = checks.check_count(self.family.name, "num_envs", num_envs)
         self.render_mode = self.config.render_mode
         self.metadata = {
@@ -136,8 +136,8 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _prepare_tasks(self) -> None:
         config = self.config
-        self.task_set = TaskSet.draw(
-            self.family.draw_task, config.num_train_tasks, config.num_test_tasks, config.task_seed
+        self.task_set = self.family.draw_task_set(
+            config.num_train_tasks, config.num_test_tasks, config.task_seed
         )
         self._split = self.task_set.split(config.split)
         self._index_in_split = {task: index for index, task in enumerate(self._split)}
@@ -150,7 +150,8 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _prepare_world(self) -> None:
         family, threads = self.family, min(self.config.threads, self.num_envs)
-        self._world = World(family.build_model(), self.num_envs, threads, family.varied_fields)
+        model = family.build_model()
+        self._world = World(model, self.num_envs, threads, family.varied_fields, family.derived_fields)
         self._camera = Camera(self._world, family.cameras, self.config.image_size, threads, family.quality)
         self._people_camera = Camera(self._world, family.cameras, PEOPLE_HEIGHT, 1, PEOPLE)
         self._window = Window(family.cameras[0])
@@ -184,17 +185,23 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _draw_task(self, rng: np.random.Generator) -> Task:
         return self._split[rng.integers(len(self._split))]
 
-    def _assign(self, trial: int, task: Task) -> None:
-        self._tasks[trial] = task
-        self._task_ids[trial] = self._index_in_split.get(task, -1)
-        self._parameters[trial] = [task.parameters[p.name] for p in self.family.parameters]
-        self.family.apply_task(self._world, trial, task)
+    def _assign_all(self, assignments: Sequence[tuple[int, Task]]) -> None:
+        for trial, task in assignments:
+            self._tasks[trial] = task
+            self._task_ids[trial] = self._index_in_split.get(task, -1)
+            self._parameters[trial] = [task.parameters[p.name] for p in self.family.parameters]
+            self.family.apply_task(self._world, trial, task)
+        if assignments:
+            self._world.fields_changed()
 
     def _follow_schedules(self) -> None:
-        for trial, schedule in enumerate(self._schedules):
-            for step, task in schedule:
-                if step == self._trial_step:
-                    self._assign(trial, task)
+        due = [
+            (trial, task)
+            for trial, schedule in enumerate(self._schedules)
+            for step, task in schedule
+            if step == self._trial_step
+        ]
+        self._assign_all(due)
 
     # Gymnasium --------------------------------------------------------------------------------
 
@@ -229,8 +236,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.generators = [new or old for new, old in zip(fresh, self.generators, strict=True)]
         self._tasks = list(tasks) if tasks else [self._draw_task(rng) for rng in self.generators]
         self._schedules = schedules
-        for trial, task in enumerate(self._tasks):
-            self._assign(trial, task)
+        self._assign_all(list(enumerate(self._tasks)))
         self._trial_step = 0
         self.closed = False  # stable-baselines3's checker resets what it has closed: frames open cameras anew
         self._follow_schedules()
@@ -278,6 +284,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Resets the robots; no reward has been received yet."""
         self._world.reset()
         self.family.start_episode(self._world, self.generators)
+        self._world.states_changed()
         at_rest = np.zeros((self.num_envs, self.family.action_size))
         nothing = np.zeros(self.num_envs)
         return self.family.outcome(self._world, self._parameters, at_rest)._replace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 
 from meld_envs.camera import Marker, Quality
-from meld_envs.tasks import Task
+from meld_envs.tasks import Task, TaskSet
 from meld_envs.world import World
 
 
@@ -25,6 +25,7 @@ class Parameter:
         high: largest value a task may have.
         unit: for people.
         hidden: whether an agent must infer it.
+        whole: whether it takes whole numbers only, as an index does.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Parameter:
     high: float
     unit: str
     hidden: bool = True
+    whole: bool = False
 
 
 class Outcome(NamedTuple):
@@ -55,6 +57,10 @@ class Family(ABC):
 
     To add an environment, write one such class in ``families/`` and one line in the table of
     ``meld_envs/__init__.py``.
+
+    Attributes:
+        options: keywords that only this family has, each with its choices, the default first.
+        chosen: the choice of each.
     """
 
     name: ClassVar[str]
@@ -71,7 +77,27 @@ class Family(ABC):
     expert_success: ClassVar[float] = 1.0
     quality: ClassVar[Quality] = Quality()
     varied_fields: ClassVar[tuple[str, ...]] = ()
+    derived_fields: ClassVar[tuple[str, ...]] = ()
     default_obs_type: ClassVar[str] = "pixels"
+    options: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    def __init__(self, **chosen: str) -> None:
+        """Takes the family's own keywords.
+
+        Raises:
+            ValueError: a choice that a keyword does not have.
+        """
+        for name, value in chosen.items():
+            if value not in self.options[name]:
+                allowed = ", ".join(map(repr, self.options[name]))
+                raise ValueError(f"{self.name}: {name}={value!r} is not allowed; choose one of {allowed}")
+        self.chosen = {name: chosen.get(name, choices[0]) for name, choices in self.options.items()}
+
+    def choose(self, keywords: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
+        """This family with those of the keywords that are its own, and the other keywords."""
+        own = {name: value for name, value in keywords.items() if name in self.options}
+        others = {name: value for name, value in keywords.items() if name not in self.options}
+        return (type(self)(**{**self.chosen, **own}) if own else self), others
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -91,6 +117,10 @@ class Family(ABC):
     @abstractmethod
     def draw_task(self, rng: np.random.Generator) -> Task:
         """Draws one task of the family's distribution."""
+
+    def draw_task_set(self, num_train: int, num_test: int, seed: int) -> TaskSet:
+        """The seeded lists of train and test tasks."""
+        return TaskSet.draw(self.draw_task, num_train, num_test, seed)
 
     def task(self, **parameters: float) -> Task:
         """The task with these parameters, checked.
@@ -129,6 +159,8 @@ class Family(ABC):
         for p in self.parameters:
             if not p.low <= task.parameters[p.name] <= p.high:  # also catches NaN
                 raise ValueError(f"{task!r}: {p.name} must be in [{p.low:g}, {p.high:g}] {p.unit}")
+            if p.whole and task.parameters[p.name] % 1:
+                raise ValueError(f"{task!r}: {p.name} must be a whole number")
 
     def apply_task(self, world: World, sim: int, task: Task) -> None:  # noqa: B027 - most families vary no field
         """Writes a task into one simulation's varied model fields."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
@@ -31,6 +32,7 @@ class Window:
     def __init__(self, camera: str) -> None:
         self._camera = camera
         self._viewer: Any = None
+        self._model: mujoco.MjModel | None = None
         self._data: mujoco.MjData | None = None
 
     def show(self, world: World, sim: int, markers: Sequence[Marker]) -> None:
@@ -44,7 +46,8 @@ class Window:
             return
         with self._viewer.lock():
             self._data.qpos[:] = world.qpos[sim]  # type: ignore[union-attr]
-            mujoco.mj_forward(world.model, self._data)
+            world.sim_model(sim, self._model)
+            mujoco.mj_forward(self._model, self._data)
             self._viewer.user_scn.ngeom = 0
             for marker in markers:
                 add_marker(self._viewer.user_scn, marker)
@@ -59,8 +62,9 @@ class Window:
     def _open(self, world: World) -> None:
         from mujoco import viewer  # imports glfw, which wants a display
 
-        self._data = mujoco.MjData(world.model)
-        self._viewer = viewer.launch_passive(world.model, self._data, show_left_ui=False, show_right_ui=False)
+        self._model = copy.copy(world.model)
+        self._data = mujoco.MjData(self._model)
+        self._viewer = viewer.launch_passive(self._model, self._data, show_left_ui=False, show_right_ui=False)
         self._viewer.cam.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._viewer.cam.fixedcamid = mujoco.mj_name2id(world.model, mujoco.mjtObj.mjOBJ_CAMERA, self._camera)
 

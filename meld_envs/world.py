@@ -22,10 +22,16 @@ class World:
         ctrl: ``(n, nu)`` float64, live.
         steps: ``(n,)`` int64, control steps since the episode's start.
         memory: what a family must remember between steps, by name, ``(n, ...)`` each.
+        fields: the varied model fields by name, ``(n, ...)`` each, live.
     """
 
     def __init__(
-        self, model: mujoco.MjModel, num_sims: int, num_threads: int = 1, varied: Sequence[str] = ()
+        self,
+        model: mujoco.MjModel,
+        num_sims: int,
+        num_threads: int = 1,
+        varied: Sequence[str] = (),
+        derived: Sequence[str] = (),
     ) -> None:
         """Builds the simulations.
 
@@ -34,11 +40,15 @@ class World:
             num_sims: n, the number of simulations.
             num_threads: threads that step them; results do not depend on it.
             varied: names of model fields (as in ``MjModel``) that differ between simulations.
+            derived: names of fields (as in ``MjData``) that follow from the state and that a family reads.
         """
         self.model = model
         self.num_sims = num_sims
         self._batch = Batch(model, nsim=num_sims, nthread=min(num_threads, num_sims))
-        self._fields = {name: self._batch.expand(name) for name in varied}
+        self.fields = {name: self._batch.expand(name) for name in varied}
+        self._derived = {name: self._batch.bind(name) for name in derived}
+        # what is derived must be that of the state reached, not of the last physics step's beginning
+        self._stage = mujoco.mjtStage.mjSTAGE_POS if derived else mujoco.mjtStage.mjSTAGE_NONE
         self.qpos = self._batch.bind("qpos")
         self.qvel = self._batch.bind("qvel")
         self.ctrl = self._batch.bind("ctrl")
@@ -46,17 +56,23 @@ class World:
         self.memory: dict[str, np.ndarray] = {}
 
     @property
-    def is_varied(self) -> bool:
-        """Whether some model fields differ between simulations."""
-        return bool(self._fields)
+    def warnings(self) -> int:
+        """How many warnings MuJoCo has raised in these simulations since they were built."""
+        return int(self._batch.warning.sum())
 
-    def field(self, name: str) -> np.ndarray:
-        """The per-simulation values of a varied model field, ``(n, ...)``, live."""
-        return self._fields[name]
+    def derived(self, name: str) -> np.ndarray:
+        """A derived field at the states as they are, ``(n, ...)``, read-only and live."""
+        return self._derived[name]
 
-    def constants_changed(self) -> None:
-        """Recomputes what MuJoCo derives from model fields, after writing masses, lengths or the like."""
-        self._batch.set_const()
+    def fields_changed(self) -> None:
+        """Recomputes what MuJoCo derives from model fields, after writing masses, places or the like."""
+        if self.fields:
+            self._batch.set_const()
+
+    def states_changed(self) -> None:
+        """Recomputes what is derived from states, after writing positions."""
+        if self._derived:
+            self._batch.forward(stage=self._stage)
 
     def sim_model(self, sim: int, into: mujoco.MjModel) -> None:
         """Writes one simulation's model, its own field values included, into a copy of the model."""
@@ -73,5 +89,5 @@ class World:
         Raises:
             mujoco.batch.SimulationError: MuJoCo refused a state; the message names the simulations.
         """
-        self._batch.step(nstep=substeps)
+        self._batch.step(nstep=substeps, stage=self._stage)
         self.steps += 1

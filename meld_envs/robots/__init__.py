@@ -1,0 +1,1 @@
+"""Robots: published kinematics, and what turns actions into controls."""
