@@ -15,6 +15,7 @@ FAMILIES: dict[str, str] = {
     "meld/PointNav-v0": "meld_envs.families.point_nav:PointNav",
     "meld/CheetahVel-v0": "meld_envs.families.cheetah_vel:CheetahVel",
     "meld/Reacher-v0": "meld_envs.families.reacher:Reacher",
+    "meld/PegInsert-v0": "meld_envs.families.peg_insert:PegInsert",
 }
 
 for _id, _family in FAMILIES.items():

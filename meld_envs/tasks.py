@@ -94,11 +94,22 @@ class TaskSet:
         test: held-out tasks for meta-testing.
     """
 
-    def __init__(self, train: Sequence[Task], test: Sequence[Task]) -> None:
+    def __init__(self, train: Sequence[Task], test: Sequence[Task], may_share: bool = False) -> None:
+        """Keeps both lists.
+
+        Args:
+            train: tasks for meta-training.
+            test: held-out tasks.
+            may_share: whether the lists may have tasks in common, as in an experiment that asks only how
+                well the train tasks are learned.
+
+        Raises:
+            ValueError: the lists have tasks in common.
+        """
         self.train = tuple(train)
         self.test = tuple(test)
         shared = set(self.train) & set(self.test)
-        if shared:
+        if shared and not may_share:
             raise ValueError(f"train and test tasks must be disjoint, but both hold {next(iter(shared))!r}")
 
     @classmethod
@@ -133,6 +144,7 @@ class TaskSet:
         return {
             "train": [task.to_dict() for task in self.train],
             "test": [task.to_dict() for task in self.test],
+            **({"may_share": True} if set(self.train) & set(self.test) else {}),
         }
 
     @classmethod
@@ -141,6 +153,7 @@ class TaskSet:
         return cls(
             [Task.from_dict(item) for item in plain["train"]],
             [Task.from_dict(item) for item in plain["test"]],
+            may_share=bool(plain.get("may_share", False)),
         )
 
 
