@@ -16,6 +16,7 @@ FAMILIES: dict[str, str] = {
     "meld/CheetahVel-v0": "meld_envs.families.cheetah_vel:CheetahVel",
     "meld/Reacher-v0": "meld_envs.families.reacher:Reacher",
     "meld/PegInsert-v0": "meld_envs.families.peg_insert:PegInsert",
+    "meld/ShelfPlace-v0": "meld_envs.families.shelf_place:ShelfPlace",
     "meld/ButtonPress-v0": "meld_envs.families.button_press:ButtonPress",
 }
 

@@ -36,7 +36,7 @@ MAX_NAMED = 6  # hidden parameters that a title names
 # Colours, and the sizes of letters.
 PAPER, INK, QUIET, EDGE = (250, 250, 247), (28, 32, 40), (104, 110, 122), (206, 209, 214)
 GOOD = (16, 128, 60)
-TITLE, HEADING, BODY, CAPTION = 40, 26, 20, 17
+TITLE, HEADING, BODY, CAPTION = 40, 26, 20, 16
 
 HEADINGS = {"expert": "Scripted expert", "random": "Random policy"}
 MIN_FPS = 4  # slower films stutter in some players
@@ -154,11 +154,13 @@ def make_env(env_id: str, **keywords: Any) -> TaskEnv:
     """The environment of ours, without Gymnasium's wrappers.
 
     Raises:
+        gymnasium.error.Error: no such id; names the nearest one.
         ValueError: an environment that is not ours.
     """
+    if gym.spec(env_id).entry_point not in (TaskEnv, f"{TaskEnv.__module__}:{TaskEnv.__name__}"):
+        raise ValueError(f"{env_id} is not a family of meld_envs, as {', '.join(meld_envs.FAMILIES)} are")
     env = gym.make(env_id, **keywords).unwrapped
-    if not isinstance(env, TaskEnv):
-        raise ValueError(f"{env_id} is not a family of meld_envs: {', '.join(meld_envs.FAMILIES)}")
+    assert isinstance(env, TaskEnv), f"{env_id}: {type(env)}"
     return env
 
 
@@ -352,7 +354,8 @@ def _later(episode: Episode) -> list[np.ndarray]:
     width = episode.people.shape[2] * THUMB // PEOPLE_HEIGHT
     fits = (PAGE + GAP) // (width + GAP) - 1
     steps = evenly_spaced(len(episode.people) - 1, fits + 1)[1:]
-    return [_step_tile(episode, step, THUMB, f"{episode.policy}, ") for step in steps]
+    first = _step_tile(episode, steps[0], THUMB, f"{episode.policy}, ")
+    return [first, *(_step_tile(episode, step, THUMB) for step in steps[1:])]
 
 
 def sheet_of_all(sections: Sequence[np.ndarray]) -> np.ndarray:

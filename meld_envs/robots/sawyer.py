@@ -89,3 +89,69 @@ def site(world: World, name: str) -> np.ndarray:
 def state(world: World, point: str = "tip") -> np.ndarray:
     """The arm's state ``(n, 17)``, named by ``STATE_NAMES``."""
     return np.concatenate([angles(world), world.qvel[:, :NUM_JOINTS], site(world, point)], axis=1)
+
+
+# The gripper -------------------------------------------------------------------------------
+
+GRIP = 0.165  # m, from the last link's origin to the middle of what the fingers hold
+HALF_GAP = 0.038  # m, half the width of what they hold at rest
+FINGER_SIZE = (0.006, 0.015, 0.05)  # m, half
+GRIP_STIFFNESS = 1000.0  # N/m, of the springs that close the fingers
+GRIP_FORCE = 30.0  # N, of each at rest
+HAND_MASS = 0.5  # kg
+
+
+def give_gripper(spec: mujoco.MjSpec, drop: float, pitch: float, payload: float) -> None:
+    """Fixes a two-finger gripper to the last link: springs close it and keep it closed.
+
+    The site ``tip`` is where the bottom of what is held is, upright when the hand points down by ``pitch``.
+
+    Args:
+        spec: the scene.
+        drop: from the middle of the fingers down to the bottom of what is held, metres.
+        pitch: in radians.
+        payload: kg that the controller takes to be in the hand, and holds up.
+    """
+    up = np.array([0.0, np.cos(pitch), -np.sin(pitch)])
+    hand = spec.body("right_l6").add_body(name="hand")
+    hand.gravcomp = (HAND_MASS + payload) / HAND_MASS
+    hand.explicitinertial = True
+    hand.mass, hand.ipos, hand.inertia = HAND_MASS, [0.0, 0.0, GRIP], [0.001] * 3
+    look = {"contype": 0, "conaffinity": 0, "group": 2, "mass": 0.0}
+    box, cylinder = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
+    hand.add_geom(
+        name="hand_collar", type=cylinder, size=[0.03, 0.012, 0], pos=[0, 0, 0.05], material="sawyer_metal", **look
+    )
+    hand.add_geom(
+        name="hand_palm", type=box, size=[0.055, 0.022, 0.022], pos=[0, 0, 0.082], material="sawyer_trim", mass=0.0
+    )
+    turn = -(np.pi / 2.0 + pitch)
+    hand.add_site(
+        name="tip",
+        pos=np.array([0.0, 0.0, GRIP]) - drop * up,
+        quat=[np.cos(turn / 2.0), np.sin(turn / 2.0), 0.0, 0.0],
+        rgba=[0.0] * 4,
+    )
+    for name, side in (("finger_left", 1.0), ("finger_right", -1.0)):
+        finger = hand.add_body(name=name, pos=[side * (HALF_GAP + FINGER_SIZE[0]), 0.0, GRIP - 0.01])
+        finger.gravcomp = 1.0
+        finger.add_joint(
+            name=name,
+            type=mujoco.mjtJoint.mjJNT_SLIDE,
+            axis=[-side, 0.0, 0.0],
+            range=[-0.02, HALF_GAP],
+            stiffness=[GRIP_STIFFNESS, 0.0, 0.0],
+            springref=GRIP_FORCE / GRIP_STIFFNESS,
+            damping=[20.0, 0.0, 0.0],
+            armature=0.1,
+        )
+        finger.add_geom(
+            name=name,
+            type=box,
+            size=FINGER_SIZE,
+            mass=0.05,
+            friction=[1.5, 0.02, 0.0001],
+            condim=4,
+            solref=[0.01, 1.0],
+            material="sawyer_metal",
+        )
