@@ -1,4 +1,4 @@
-"""Reference agents: what no learning gives (``random``) and what the family allows (``expert``)."""
+"""Reference agents: what no learning gives (``random``), what a search gives, what the family allows (``expert``)."""
 
 from __future__ import annotations
 
@@ -96,3 +96,49 @@ class ExpertPolicy:
 
     def act(self, evidence: Evidence) -> np.ndarray:
         return np.asarray(self._env.expert_action(), np.float32)
+
+
+class Explorer(Reference):
+    """Tries the candidates for what is hidden in turn, until the sparse reward says which is right.
+
+    The reference for exploration under sparse rewards: it moves as well as the expert, but knows only what the
+    reward has told. For families with candidates to try (ButtonPress, PegInsert).
+    """
+
+    def policy(self, num_trials: int, explore: bool, seed: int = 0) -> ExplorerPolicy:
+        raise TypeError("the explorer moves by the family's own script: use privileged_policy(env, seed)")
+
+    def privileged_policy(self, env: VectorEnv, seed: int = 0) -> ExplorerPolicy:
+        return ExplorerPolicy(env)
+
+
+class ExplorerPolicy:
+    """Per trial: which candidates are ruled out, and which one the reward has confirmed."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        """Takes the environment that it will act in.
+
+        Raises:
+            ValueError: the environment gives the dense reward, which would tell the answer from afar.
+        """
+        self._env: Any = env.unwrapped
+        if self._env.config.reward_type != "sparse":
+            raise ValueError(
+                "the explorer goes by the sparse reward: make the environment with reward_type='sparse'"
+            )
+        self.start_trial()
+
+    def start_trial(self) -> None:
+        """Anything may be right again."""
+        self._wrong: np.ndarray | None = None  # (n, C)
+        self._right = np.full(self._env.num_envs, -1)
+
+    def act(self, evidence: Evidence) -> np.ndarray:
+        tried = self._env.candidates_tried()
+        if self._wrong is None:
+            self._wrong = np.zeros_like(tried)
+        rewarded = np.asarray(evidence.reward) > 0
+        self._right = np.where(rewarded & (self._right < 0), tried.argmax(axis=1), self._right)
+        self._wrong |= tried & ~rewarded[:, np.newaxis]
+        next_one = np.where(self._right >= 0, self._right, self._wrong.argmin(axis=1))
+        return np.asarray(self._env.candidate_action(next_one), np.float32)

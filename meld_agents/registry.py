@@ -18,6 +18,7 @@ BUILT_IN = {
     "slac": "meld_agents.slac:SLAC",
     "random": "meld_agents.reference:Random",
     "expert": "meld_agents.reference:Expert",
+    "explorer": "meld_agents.reference:Explorer",
 }
 
 #: What an agent must have (``meld_agents.interface.Agent``).

@@ -330,6 +330,25 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._require_reset("expert_action()")
         return np.clip(self.family.expert(self._world, self._parameters), -1.0, 1.0).astype(np.float32)
 
+    def candidates_tried(self) -> np.ndarray:
+        """Which candidates for what is hidden are being tried now (a button down, a hole entered): ``(n, C)``.
+
+        Raises:
+            NotImplementedError: the family has no candidates to try in turn.
+        """
+        self._require_reset("candidates_tried()")
+        return self.family.tried(self._world)
+
+    def candidate_action(self, candidates: Sequence[int] | np.ndarray) -> np.ndarray:
+        """What the scripted expert would do now if these were the tasks' candidates ``(n,)``: ``(n, A)``.
+
+        Only what is visible of the true tasks is used.
+        """
+        self._require_reset("candidate_action()")
+        supposed = self._parameters.copy()
+        supposed[:, 0] = candidates  # the hidden one, see Family.tried
+        return np.clip(self.family.expert(self._world, supposed), -1.0, 1.0).astype(np.float32)
+
     def render_people(self, trials: Sequence[int] | None = None) -> np.ndarray:
         """Pictures for people, with what is hidden made visible; in any render mode.
 

@@ -199,6 +199,17 @@ class Family(ABC):
     def expert(self, world: World, parameters: np.ndarray) -> np.ndarray:
         """The scripted expert's actions ``(n, A)``; it knows the tasks."""
 
+    def tried(self, world: World) -> np.ndarray:
+        """Which candidates for what is hidden are being tried now, ``(n, C)`` bool.
+
+        Families whose only hidden parameter is an index, the first one, can say this; a systematic search goes
+        through the candidates until the sparse reward comes.
+
+        Raises:
+            NotImplementedError: the family has no candidates to try in turn.
+        """
+        raise NotImplementedError(f"{self.name} has no candidates that one could try in turn")
+
     def markers(self, world: World, sim: int, task: Task) -> tuple[Marker, ...]:
         """What pictures for people show of a task."""
         return ()

@@ -108,14 +108,16 @@ class ButtonPress(SawyerFamily):
 
     def after_step(self, world: World) -> None:
         """Remembers which buttons were pressed in this episode."""
-        world.memory["pressed"] |= _depths(world) >= TRIGGER
+        world.memory["pressed"] |= self.tried(world)
 
     def outcome(self, world: World, parameters: np.ndarray, actions: np.ndarray) -> Outcome:
         """Distance to the right button, and whether it is down, or has been."""
         buttons, sims = parameters[:, 0].astype(int), np.arange(world.num_sims)
-        goal = np.stack([parameters[:, 1], BUTTON_Y[buttons], np.full(len(sims), CAP_TOP - GOAL_DEPTH)], axis=1)
+        goal = np.stack(
+            [parameters[:, 1], BUTTON_Y[buttons], np.full(len(sims), CAP_TOP - GOAL_DEPTH)], axis=1
+        )
         distance = np.linalg.norm(sawyer.site(world, self.tip) - goal, axis=1)
-        sparse = (_depths(world)[sims, buttons] >= TRIGGER).astype(np.float64)
+        sparse = self.tried(world)[sims, buttons].astype(np.float64)
         return Outcome(
             self.reward(distance), sparse, 0.0 - distance, world.memory["pressed"][sims, buttons].copy()
         )
@@ -134,6 +136,10 @@ class ButtonPress(SawyerFamily):
             is_over = np.hypot(tip[0] - x, tip[1] - y) < NEAR
             targets.append(self.angles_at(self.start, (x, y, THROUGH if is_over else OVER)))
         return sawyer.actions_towards(world, np.stack(targets))
+
+    def tried(self, world: World) -> np.ndarray:
+        """Which buttons are down."""
+        return _depths(world) >= TRIGGER
 
     def markers(self, world: World, sim: int, task: Task) -> tuple[Marker, ...]:
         """A white ball that hovers over the right button."""

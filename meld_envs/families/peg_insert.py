@@ -175,23 +175,22 @@ class PegInsert(SawyerFamily):
 
     def outcome(self, world: World, parameters: np.ndarray, actions: np.ndarray) -> Outcome:
         """Distance to the hole's bottom, and whether the tip is inside."""
-        tip = sawyer.site(world, self.tip)
-        offset = tip - self._hole(world, parameters)
-        distance = np.linalg.norm(offset, axis=1)
-        inside = (np.abs(offset[:, :2]) < HALF_HOLE).all(axis=1) & (tip[:, 2] < RIM)
-        success = inside & (distance <= SUCCESS_DISTANCE)
+        sims, boxes = np.arange(world.num_sims), parameters[:, 0].astype(int)
+        distance = np.linalg.norm(sawyer.site(world, self.tip) - self._places(world)[sims, boxes], axis=1)
+        success = self.tried(world)[sims, boxes]
         dense = -(distance + self._tilt(world)) if self.is_fixed else self.reward(distance)
         return Outcome(dense, success.astype(np.float64), 0.0 - distance, success)
 
     def _places(self, world: World) -> np.ndarray:
         """Where the holes' bottoms are, ``(n, boxes, 3)`` in metres."""
         first = world.model.body("box0").id
-        places = world.fields["body_pos"][:, first : first + self.num_boxes]
-        return places
+        return world.fields["body_pos"][:, first : first + self.num_boxes]
 
-    def _hole(self, world: World, parameters: np.ndarray) -> np.ndarray:
-        """Where the right hole's bottom is, ``(n, 3)``."""
-        return self._places(world)[np.arange(world.num_sims), parameters[:, 0].astype(int)]
+    def tried(self, world: World) -> np.ndarray:
+        """Which boxes the peg is in: its tip within the walls, and near the bottom."""
+        offset = sawyer.site(world, self.tip)[:, np.newaxis] - self._places(world)
+        inside = (np.abs(offset[..., :2]) < HALF_HOLE).all(axis=-1)
+        return inside & (np.linalg.norm(offset, axis=-1) <= SUCCESS_DISTANCE)
 
     def _tilt(self, world: World) -> np.ndarray:
         """The angle between the peg as it is and straight down, square to the holes: ``(n,)`` in rad."""
@@ -222,7 +221,10 @@ class PegInsert(SawyerFamily):
         bars += (((0.0, 0.045), (0.035, 0.01)), ((0.0, -0.045), (0.035, 0.01)))
         return tuple(
             Marker(
-                mujoco.mjtGeom.mjGEOM_BOX, (*half, 0.001), (x + dx, y + dy, RIM + 0.001), (0.1, 0.75, 0.2, 1.0)
+                mujoco.mjtGeom.mjGEOM_BOX,
+                (*half, 0.001),
+                (x + dx, y + dy, RIM + 0.001),
+                (0.1, 0.75, 0.2, 1.0),
             )
             for (dx, dy), half in bars
         )

@@ -88,9 +88,7 @@ class SawyerFamily(Family):
     def reward(self, distance: np.ndarray) -> np.ndarray:
         """The dense reward of a distance in metres, by the formula chosen."""
         return (
-            paper_reward(distance)
-            if self.chosen["reward_formula"] == "paper"
-            else released_reward(distance)
+            paper_reward(distance) if self.chosen["reward_formula"] == "paper" else released_reward(distance)
         )
 
     def angles_at(

@@ -120,10 +120,20 @@ def give_gripper(spec: mujoco.MjSpec, drop: float, pitch: float, payload: float)
     look = {"contype": 0, "conaffinity": 0, "group": 2, "mass": 0.0}
     box, cylinder = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
     hand.add_geom(
-        name="hand_collar", type=cylinder, size=[0.03, 0.012, 0], pos=[0, 0, 0.05], material="sawyer_metal", **look
+        name="hand_collar",
+        type=cylinder,
+        size=[0.03, 0.012, 0],
+        pos=[0, 0, 0.05],
+        material="sawyer_metal",
+        **look,
     )
     hand.add_geom(
-        name="hand_palm", type=box, size=[0.055, 0.022, 0.022], pos=[0, 0, 0.082], material="sawyer_trim", mass=0.0
+        name="hand_palm",
+        type=box,
+        size=[0.055, 0.022, 0.022],
+        pos=[0, 0, 0.082],
+        material="sawyer_trim",
+        mass=0.0,
     )
     turn = -(np.pi / 2.0 + pitch)
     hand.add_site(
