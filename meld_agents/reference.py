@@ -1,10 +1,10 @@
-"""Reference agents: what no learning gives (``random``), what a search gives, what the family allows (``expert``)."""
+"""Reference agents: what chance gives (``random``), a search (``explorer``), and knowing (``expert``)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -101,8 +101,8 @@ class ExpertPolicy:
 class Explorer(Reference):
     """Tries the candidates for what is hidden in turn, until the sparse reward says which is right.
 
-    The reference for exploration under sparse rewards: it moves as well as the expert, but knows only what the
-    reward has told. For families with candidates to try (ButtonPress, PegInsert).
+    The reference for exploration under sparse rewards: it moves as well as the expert, but knows only what
+    the reward has told. For families with candidates to try (ButtonPress, PegInsert).
     """
 
     def policy(self, num_trials: int, explore: bool, seed: int = 0) -> ExplorerPolicy:
@@ -121,7 +121,7 @@ class ExplorerPolicy:
         Raises:
             ValueError: the environment gives the dense reward, which would tell the answer from afar.
         """
-        self._env: Any = env.unwrapped
+        self._env = cast(Any, env.unwrapped)
         if self._env.config.reward_type != "sparse":
             raise ValueError(
                 "the explorer goes by the sparse reward: make the environment with reward_type='sparse'"

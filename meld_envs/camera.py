@@ -26,6 +26,7 @@ class Quality:
         samples: multisampling of edges; 0 for none.
         slices: facets around a round geom.
         stacks: facets along a round geom.
+        quads: pieces along each edge of a box's faces, lit each for itself.
         shadow_size: width of the shadow map in pixels; 0 draws no shadows.
         reflections: whether shiny surfaces mirror the scene.
         skybox: whether the model's sky is drawn (else black).
@@ -34,6 +35,7 @@ class Quality:
     samples: int = 4
     slices: int = 8
     stacks: int = 4
+    quads: int = 4
     shadow_size: int = 0
     reflections: bool = False
     skybox: bool = False
@@ -215,6 +217,7 @@ def _drawing_model(model: mujoco.MjModel, size: int, quality: Quality) -> mujoco
     model.vis.quality.offsamples = quality.samples
     model.vis.quality.numslices = quality.slices
     model.vis.quality.numstacks = quality.stacks
+    model.vis.quality.numquads = quality.quads
     return model
 
 

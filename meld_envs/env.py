@@ -331,7 +331,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return np.clip(self.family.expert(self._world, self._parameters), -1.0, 1.0).astype(np.float32)
 
     def candidates_tried(self) -> np.ndarray:
-        """Which candidates for what is hidden are being tried now (a button down, a hole entered): ``(n, C)``.
+        """Which candidates for what is hidden are being tried now, as a button that is down: ``(n, C)`` bool.
 
         Raises:
             NotImplementedError: the family has no candidates to try in turn.

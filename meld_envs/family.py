@@ -64,16 +64,16 @@ class Family(ABC):
     """
 
     name: ClassVar[str]
-    parameters: ClassVar[tuple[Parameter, ...]]
-    num_train_tasks: ClassVar[int] = 30  # paper, Table 1
-    num_test_tasks: ClassVar[int] = 10  # paper, Table 1
+    parameters: tuple[Parameter, ...]
+    num_train_tasks: int = 30  # paper, Table 1
+    num_test_tasks: int = 10  # paper, Table 1
     episode_steps: ClassVar[int]
     control_hz: ClassVar[float]
     substeps: ClassVar[int]
     action_size: ClassVar[int]
-    state_names: ClassVar[tuple[str, ...]]
+    state_names: tuple[str, ...]
     state_bound: ClassVar[float]
-    cameras: ClassVar[tuple[str, ...]]
+    cameras: tuple[str, ...]
     expert_success: ClassVar[float] = 1.0
     quality: ClassVar[Quality] = Quality()
     varied_fields: ClassVar[tuple[str, ...]] = ()
@@ -202,8 +202,8 @@ class Family(ABC):
     def tried(self, world: World) -> np.ndarray:
         """Which candidates for what is hidden are being tried now, ``(n, C)`` bool.
 
-        Families whose only hidden parameter is an index, the first one, can say this; a systematic search goes
-        through the candidates until the sparse reward comes.
+        Families whose only hidden parameter is an index, the first one, can say this; a systematic search
+        goes through the candidates until the sparse reward comes.
 
         Raises:
             NotImplementedError: the family has no candidates to try in turn.

@@ -215,15 +215,16 @@ class Game:
         """
         ended = 0
         index = self._reset(task, seed)
-        while self._is_open():
+        while True:
             command = self._live()
-            if command is None and self._is_open():
+            if not self._is_open():
+                return ended
+            if command is None:
                 ended += 1
                 time.sleep(PAUSE_SECONDS)
             if ended == episodes:
-                break
+                return ended
             index = self._reset((index + (command == NEXT)) % len(self._tasks))
-        return ended
 
     def _reset(self, task: int | None, seed: int | None = None) -> int:
         options = {"task": None if task is None else self._tasks[task]}

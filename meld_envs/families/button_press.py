@@ -144,7 +144,7 @@ class ButtonPress(SawyerFamily):
     def markers(self, world: World, sim: int, task: Task) -> tuple[Marker, ...]:
         """A white ball that hovers over the right button."""
         place = (task.parameters["panel_x"], float(BUTTON_Y[int(task.parameters["button"])]), 0.0)
-        return (Marker(mujoco.mjtGeom.mjGEOM_SPHERE, (0.015,) * 3, place, (1.0, 1.0, 1.0, 1.0)),)  # type: ignore[arg-type]
+        return (Marker(mujoco.mjtGeom.mjGEOM_SPHERE, (0.015,) * 3, place, (1.0, 1.0, 1.0, 1.0)),)
 
 
 def _depths(world: World) -> np.ndarray:

@@ -40,6 +40,14 @@ SUCCESS_DISTANCE = 0.05  # m, of the tip from the bottom of the hole (paper, app
 DOWN = (0.0, 0.70710678, -0.70710678, 0.0)  # w x y z of the tip: the peg straight down, square to the holes
 _DOWN_AXES = np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 
+#: Around a hole, for people: centres and half-sizes on the rim, m.
+BARS = (
+    ((0.045, 0.0), (0.01, 0.055)),
+    ((-0.045, 0.0), (0.01, 0.055)),
+    ((0.0, 0.045), (0.035, 0.01)),
+    ((0.0, -0.045), (0.035, 0.01)),
+)
+
 # The expert's way, m.
 CLEAR = 0.08  # height at which the tip passes over boxes
 HOVER = 0.066  # height at which it waits until it is over the hole
@@ -90,8 +98,8 @@ class PegInsert(SawyerFamily):
     | `box0_y`, `box2_y`   | U(0.07, 0.08)                                          | m    | no     |
     | `box1_y`, `box3_y`   | U(−0.08, −0.07)                                        | m    | no     |
 
-    `layout="three_fixed"`, the paper's experiment on the real arm, has three boxes that stand still; its three
-    tasks, `box` 0, 1 and 2, are both the train and the test tasks. Where they stand is our choice.
+    `layout="three_fixed"`, the paper's experiment on the real arm, has three boxes that stand still; its
+    three tasks, `box` 0, 1 and 2, are both the train and the test tasks. Where they stand is our choice.
 
     ## Start and end
 
@@ -127,10 +135,10 @@ class PegInsert(SawyerFamily):
         self.is_fixed = self.chosen["layout"] == "three_fixed"
         self.num_boxes = len(FIXED) if self.is_fixed else len(RANGES)
         if self.is_fixed:
-            self.parameters = (Parameter("box", 0, len(FIXED) - 1, "", whole=True),)  # type: ignore[misc]
-            self.num_train_tasks = self.num_test_tasks = len(FIXED)  # type: ignore[misc]
+            self.parameters = (Parameter("box", 0, len(FIXED) - 1, "", whole=True),)
+            self.num_train_tasks = self.num_test_tasks = len(FIXED)
         boxes = (f"box{index}_{axis}" for index in range(self.num_boxes) for axis in "xy")
-        self.state_names = (*sawyer.STATE_NAMES, *boxes)  # type: ignore[misc]
+        self.state_names = (*sawyer.STATE_NAMES, *boxes)
 
     # Tasks ------------------------------------------------------------------------------------
 
@@ -217,16 +225,10 @@ class PegInsert(SawyerFamily):
     def markers(self, world: World, sim: int, task: Task) -> tuple[Marker, ...]:
         """Four green bars on the walls of the right box."""
         x, y, _ = self._places(world)[sim, int(task.parameters["box"])]
-        bars = (((0.045, 0.0), (0.01, 0.055)), ((-0.045, 0.0), (0.01, 0.055)))
-        bars += (((0.0, 0.045), (0.035, 0.01)), ((0.0, -0.045), (0.035, 0.01)))
+        green = (0.1, 0.75, 0.2, 1.0)
         return tuple(
-            Marker(
-                mujoco.mjtGeom.mjGEOM_BOX,
-                (*half, 0.001),
-                (x + dx, y + dy, RIM + 0.001),
-                (0.1, 0.75, 0.2, 1.0),
-            )
-            for (dx, dy), half in bars
+            Marker(mujoco.mjtGeom.mjGEOM_BOX, (*half, 0.001), (x + dx, y + dy, RIM + 0.001), green)
+            for (dx, dy), half in BARS
         )
 
 

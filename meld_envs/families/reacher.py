@@ -36,13 +36,13 @@ class Reacher(SawyerFamily):
 
     With d the distance between tip and goal in metres:
 
-    | reward                                     | value                                                          |
-    |--------------------------------------------|----------------------------------------------------------------|
-    | dense                                      | −(d² + ln(d + 1e-5)) (paper, equation 7)                       |
-    | dense, `reward_formula="released"`         | −(D² + log10(D² + 1e-5)) − 1.625125, D = 5 d (released code)   |
-    | sparse                                     | 1 where d ≤ 0.1, else 0                                        |
-    | score                                      | −d                                                             |
-    | success                                    | d ≤ 0.1                                                        |
+    | reward                              | value                                                         |
+    |-------------------------------------|---------------------------------------------------------------|
+    | dense                               | −(d² + ln(d + 1e-5)) (paper, equation 7)                      |
+    | dense, `reward_formula="released"`  | −(D² + log10(D² + 1e-5)) − 1.625125, D = 5 d (released code)  |
+    | sparse                              | 1 where d ≤ 0.1, else 0                                       |
+    | score                               | −d                                                            |
+    | success                             | d ≤ 0.1                                                       |
 
     ## Task parameters
 
@@ -90,8 +90,8 @@ class Reacher(SawyerFamily):
 
     def markers(self, world: World, sim: int, task: Task) -> tuple[Marker, ...]:
         """The goal, and the sphere of success around it."""
-        goal = tuple(task.parameters[p.name] for p in self.parameters)
+        x, y, z = (task.parameters[p.name] for p in self.parameters)
         return (
-            Marker(mujoco.mjtGeom.mjGEOM_SPHERE, (0.02,) * 3, goal, (0.1, 0.7, 0.2, 1.0)),  # type: ignore[arg-type]
-            Marker(mujoco.mjtGeom.mjGEOM_SPHERE, (SUCCESS_DISTANCE,) * 3, goal, (0.1, 0.7, 0.2, 0.25)),  # type: ignore[arg-type]
+            Marker(mujoco.mjtGeom.mjGEOM_SPHERE, (0.02,) * 3, (x, y, z), (0.1, 0.7, 0.2, 1.0)),
+            Marker(mujoco.mjtGeom.mjGEOM_SPHERE, (SUCCESS_DISTANCE,) * 3, (x, y, z), (0.1, 0.7, 0.2, 0.25)),
         )

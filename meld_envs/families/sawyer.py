@@ -10,6 +10,7 @@ from typing import ClassVar
 import mujoco
 import numpy as np
 
+from meld_envs.camera import Quality
 from meld_envs.family import Family
 from meld_envs.robots import sawyer
 from meld_envs.robots.kinematics import InverseKinematics
@@ -27,14 +28,14 @@ def paper_reward(distance: np.ndarray) -> np.ndarray:
     return -(np.square(distance) + np.log(distance + EPSILON))
 
 
-def released_shape(scaled: np.ndarray) -> np.ndarray:
+def released_shape(scaled: np.ndarray | float) -> np.ndarray:
     """−(D² + log10(D² + 1e-5)) of a scaled distance (released code)."""
     return -(np.square(scaled) + np.log10(np.square(scaled) + EPSILON))
 
 
 def released_reward(distance: np.ndarray) -> np.ndarray:
     """The released code's reward of a distance in metres: zero at 3 cm."""
-    return released_shape(RELEASED_SCALE * distance) - released_shape(np.float64(RELEASED_ZERO))
+    return released_shape(RELEASED_SCALE * distance) - released_shape(RELEASED_ZERO)
 
 
 class SawyerFamily(Family):
@@ -50,7 +51,8 @@ class SawyerFamily(Family):
     action_size = sawyer.NUM_JOINTS
     state_names = sawyer.STATE_NAMES
     state_bound = 50.0
-    derived_fields = ("site_xpos",)
+    derived_fields: ClassVar[tuple[str, ...]] = ("site_xpos",)
+    quality = Quality(stacks=1, quads=1)  # straight links and boxes look the same in more pieces
     options: ClassVar[dict[str, tuple[str, ...]]] = {
         "second_camera": ("wrist", "side"),
         "reward_formula": ("paper", "released"),
@@ -58,7 +60,7 @@ class SawyerFamily(Family):
 
     def __init__(self, **chosen: str) -> None:
         super().__init__(**chosen)
-        self.cameras = ("scene", self.chosen["second_camera"])  # type: ignore[misc]
+        self.cameras = ("scene", self.chosen["second_camera"])
 
     def build_model(self) -> mujoco.MjModel:
         """The scene of ``scene_file`` with what the arm holds."""
@@ -92,7 +94,10 @@ class SawyerFamily(Family):
         )
 
     def angles_at(
-        self, start: Sequence[float], position: Sequence[float], quaternion: Sequence[float] | None = None
+        self,
+        start: Sequence[float] | np.ndarray,
+        position: Sequence[float] | np.ndarray,
+        quaternion: Sequence[float] | None = None,
     ) -> np.ndarray:
         """Joint angles near ``start`` at which the tip is at a place, turned as asked; remembered."""
         asked = None if quaternion is None else tuple(map(float, quaternion))

@@ -37,8 +37,8 @@ START_YAW = np.pi - 0.11  # rad
 class ShelfPlace(SawyerFamily):
     """A Sawyer that holds a mug of unknown mass, to put it into an unknown place (paper, Section 5.1).
 
-    The arm's controller holds up a mug of 0.3 kg; a lighter one lifts the arm, a heavier one pulls it down, and
-    the same actions end elsewhere. The fingers hold the mug by friction.
+    The arm's controller holds up a mug of 0.3 kg; a lighter one lifts the arm, a heavier one pulls it down,
+    and the same actions end elsewhere. The fingers hold the mug by friction.
 
     ## Observation
 
@@ -54,8 +54,8 @@ class ShelfPlace(SawyerFamily):
 
     ## Reward
 
-    With d the distance between the mug's bottom and its goal in metres, and D = 5 (d + d') / 2, where d' is the
-    distance of the points 10 cm above:
+    With d the distance between the mug's bottom and its goal in metres, and D = 5 (d + d') / 2, where d' is
+    the distance of the points 10 cm above:
 
     | reward                              | value                                          |
     |-------------------------------------|------------------------------------------------|
@@ -74,14 +74,14 @@ class ShelfPlace(SawyerFamily):
 
     ## Start and end
 
-    The arm starts at one pose, at rest, the mug in its hand in front of the shelf. An episode has 40 steps (10 s)
-    and never terminates.
+    The arm starts at one pose, at rest, the mug in its hand in front of the shelf. An episode has 40 steps
+    (10 s) and never terminates.
 
     ## Version history
 
-    * v0: first version. Shelf, goals, cameras as in the released code of MELD, whose arm is driven by torques and
-      whose mug of 5 to 15 kg floats. Here, as in the paper, joints move by small steps, and mugs have weight:
-      hence masses that a mug has. The start is 10 cm higher, so that 40 steps suffice.
+    * v0: first version. Shelf, goals, cameras as in the released code of MELD, whose arm is driven by torques
+      and whose mug of 5 to 15 kg floats. Here, as in the paper, joints move by small steps, and mugs have
+      weight: hence masses that a mug has. The start is 10 cm higher, so that 40 steps suffice.
     """
 
     name = "ShelfPlace"
@@ -138,7 +138,7 @@ class ShelfPlace(SawyerFamily):
             targets.append(before if is_below else self._upright(before, goal))
         return sawyer.actions_towards(world, np.stack(targets))
 
-    def _upright(self, start: Sequence[float], place: np.ndarray) -> np.ndarray:
+    def _upright(self, start: Sequence[float] | np.ndarray, place: np.ndarray) -> np.ndarray:
         """Joint angles that hold the mug upright at a place."""
         yaw = START_YAW + YAW_SHARE * (_direction(place) - _direction(START_PLACE))
         return self.angles_at(start, place, (np.cos(yaw / 2.0), 0.0, 0.0, np.sin(yaw / 2.0)))

@@ -71,6 +71,8 @@ def _dm_mujoco() -> ModuleType:
             from dm_control import mujoco as dm_mujoco
     except ImportError as error:
         raise ImportError(
-            "scripted experts of arms need dm_control's inverse kinematics: pip install 'meld-suite[experts]'"
+            "scripted experts of arms need dm_control's inverse kinematics: "
+            "pip install 'meld-suite[experts]' "
+            "(Python 3.12 or older)"
         ) from error
     return dm_mujoco
