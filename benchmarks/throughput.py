@@ -2,9 +2,11 @@
 
     python benchmarks/throughput.py
     python benchmarks/throughput.py --envs meld/PointNav-v0 --image-size 32 --csv speed.csv
+    python benchmarks/throughput.py --metaworld
 
 All subjects are measured in short rounds, one after the other and again, and medians are reported, so
-that a machine that is busy for a while slows all of them. Ratios are to the peer of the same round. The
+that a machine that is busy for a while slows all of them. Ratios are to the peer of the same round.
+Meta-World, a second peer, takes its turns in a process of its own (benchmarks/peers/metaworld_pixels.py). The
 split into physics, drawing and Python is measured apart, with one thread for each, where the shares add up,
 and in processor time, so that waiting for a core that others use is nobody's share.
 """
@@ -25,9 +27,9 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 os.environ.setdefault("MUJOCO_GL", "egl")  # for the peer, before it imports mujoco
 
@@ -37,6 +39,9 @@ import mujoco.batch
 import numpy as np
 
 import meld_envs
+from benchmarks.errors import BAD_REQUEST, OK, RequestError
+from benchmarks.peers import markdown, speed_row, steps_per_second
+from benchmarks.peers.metaworld_pixels import DEFAULT_VENV, Metaworld, metaworld
 from meld_envs.config import usable_cores
 
 PEER = "HalfCheetah-v5"
@@ -60,6 +65,16 @@ SHARES: dict[str, tuple[tuple[Any, str], ...]] = {
 }
 
 
+class Measured(Protocol):
+    """What a table of rates needs to know of its subjects, whichever process they live in."""
+
+    name: str
+    rates: list[float]
+
+    def measure(self, seconds: float) -> None:
+        """Steps for so long and notes the rate."""
+
+
 @dataclass
 class Subject:
     """Something whose steps are counted.
@@ -78,11 +93,7 @@ class Subject:
 
     def measure(self, seconds: float) -> None:
         """Steps for so long and notes the rate."""
-        start, steps = time.perf_counter(), 0
-        while (passed := time.perf_counter() - start) < seconds or not steps:
-            self.step()
-            steps += self.num_tasks
-        self.rates.append(steps / max(passed, time.perf_counter() - start))
+        self.rates.append(steps_per_second(self.step, self.num_tasks, seconds))
 
 
 def peer(size: int) -> Subject:
@@ -161,9 +172,12 @@ def split(env_id: str, num_tasks: int, size: int, rounds: int, steps: int = 20) 
     return {share: statistics.median(values) for share, values in parts.items()}
 
 
-def speed_rows(env_ids: list[str], size: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Rates of the peer and of ours, alone and with many tasks; medians over the rounds."""
-    subjects = [peer(size)]
+def speed_rows(
+    env_ids: list[str], size: int, rounds: int, seconds: float, second_peer: Metaworld | None = None
+) -> list[dict[str, Any]]:
+    """Rates of the peers and of ours, alone and with many tasks; medians over the rounds."""
+    first = peer(size)
+    subjects: list[Measured] = [first, *([second_peer] if second_peer else [])]
     for env_id in env_ids:
         subjects += [ours(env_id, 1, size), ours(env_id, BATCH, size)]
     for subject in reversed(subjects):  # contexts are created at the first frame; ours sets Mesa up for both
@@ -172,19 +186,10 @@ def speed_rows(env_ids: list[str], size: int, rounds: int, seconds: float) -> li
     for _ in range(rounds):
         for subject in subjects:
             subject.measure(seconds)
-    rows = []
-    for subject in subjects:
-        ratios = [rate / base for rate, base in zip(subject.rates, subjects[0].rates, strict=True)]
-        rows.append(
-            {
-                "subject": subject.name,
-                "steps_per_second": round(statistics.median(subject.rates), 1),
-                "slowest_round": round(min(subject.rates), 1),
-                "fastest_round": round(max(subject.rates), 1),
-                "times_peer": round(statistics.median(ratios), 1),
-            }
-        )
-    return rows
+    bases = {"times_peer": first.rates}
+    if second_peer:
+        bases["times_metaworld"] = second_peer.rates
+    return [speed_row(subject.name, subject.rates, **bases) for subject in subjects]
 
 
 def split_rows(env_ids: list[str], size: int, rounds: int) -> list[dict[str, Any]]:
@@ -202,20 +207,15 @@ def split_rows(env_ids: list[str], size: int, rounds: int) -> list[dict[str, Any
     return rows
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table."""
-    names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def machine(size: int) -> str:
+def machine(size: int, second_peer: Metaworld | None = None) -> str:
     """What the numbers hold for."""
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    theirs = [f"{name} {version}" for name, version in second_peer.versions.items()] if second_peer else []
     return (
         f"{size} x {size} pixels; {usable_cores()} usable cores ({platform.machine()}){load}; "
         f"MUJOCO_GL={os.environ['MUJOCO_GL']}; Python {platform.python_version()}, "
         f"mujoco {mujoco.__version__}, gymnasium {gym.__version__}"
+        f"{'; Meta-World: ' if theirs else ''}{', '.join(theirs)}"
     )
 
 
@@ -230,21 +230,37 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15, help="rounds of all subjects (default 15)")
     parser.add_argument("--seconds", type=float, default=0.4, help="of each subject in a round (default 0.4)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the first table there")
+    parser.add_argument(
+        "--metaworld",
+        type=Path,
+        nargs="?",
+        const=DEFAULT_VENV,
+        metavar="DIR",
+        help="also measure Meta-World, in a virtual environment of its own that is made at first use "
+        f"(default {DEFAULT_VENV.name} in the clone)",
+    )
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> int:
     """Measures and prints both tables."""
     options = arguments()
-    rates = speed_rows(options.envs, options.image_size, options.rounds, options.seconds)
-    shares = split_rows(options.envs, options.image_size, options.rounds)
-    print(f"{machine(options.image_size)}\n\n{markdown(rates)}\n\n{markdown(shares)}")
+    size = options.image_size
+    try:
+        with metaworld(options.metaworld, size) if options.metaworld else nullcontext() as second_peer:
+            rates = speed_rows(options.envs, size, options.rounds, options.seconds, second_peer)
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_REQUEST
+    shares = split_rows(options.envs, size, options.rounds)
+    print(f"{machine(size, second_peer)}\n\n{markdown(rates)}\n\n{markdown(shares)}")
     if options.csv:
         with options.csv.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(rates[0]))
             writer.writeheader()
             writer.writerows(rates)
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
