@@ -52,7 +52,7 @@ class SawyerFamily(Family):
     state_names = sawyer.STATE_NAMES
     state_bound = 50.0
     derived_fields: ClassVar[tuple[str, ...]] = ("site_xpos",)
-    quality = Quality(stacks=1, quads=1)  # straight links and boxes look the same in more pieces
+    quality = Quality(stacks=2, quads=1)  # boxes need no pieces; with one stack cylinders lose their caps
     options: ClassVar[dict[str, tuple[str, ...]]] = {
         "second_camera": ("wrist", "side"),
         "reward_formula": ("paper", "released"),
