@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -105,6 +105,17 @@ class Explorer(Reference):
     the reward has told. For families with candidates to try (ButtonPress, PegInsert).
     """
 
+    def __init__(self, make_env: MakeEnv, settings: Mapping[str, Any], seed: int, device: str) -> None:
+        """Checks at once that there is something to explore.
+
+        Raises:
+            ValueError: a family without candidates, or the dense reward.
+        """
+        super().__init__(make_env, settings, seed, device)
+        env = make_env(1)
+        ExplorerPolicy(env)
+        env.close()
+
     def policy(self, num_trials: int, explore: bool, seed: int = 0) -> ExplorerPolicy:
         raise TypeError("the explorer moves by the family's own script: use privileged_policy(env, seed)")
 
@@ -115,13 +126,15 @@ class Explorer(Reference):
 class ExplorerPolicy:
     """Per trial: which candidates are ruled out, and which one the reward has confirmed."""
 
-    def __init__(self, env: VectorEnv) -> None:
-        """Takes the environment that it will act in.
+    def __init__(self, env: Any) -> None:
+        """Takes the batched environment that it will act in.
 
         Raises:
-            ValueError: the environment gives the dense reward, which would tell the answer from afar.
+            ValueError: a family without candidates, or the dense reward, which tells too much.
         """
-        self._env = cast(Any, env.unwrapped)
+        self._env = env.unwrapped
+        if not self._env.family.has_candidates:
+            raise ValueError(f"{self._env.family.name} has no candidates that the explorer could try in turn")
         if self._env.config.reward_type != "sparse":
             raise ValueError(
                 "the explorer goes by the sparse reward: make the environment with reward_type='sparse'"

@@ -372,6 +372,11 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._window.show(self._world, 0, self.family.markers(self._world, 0, self._tasks[0]))
         return None
 
+    def use_window(self, window: Window) -> None:
+        """Shows what ``render_mode="human"`` shows in this window, from now on."""
+        self._window.close()
+        self._window = window
+
     def close_extras(self, **kwargs: Any) -> None:
         """Frees what the graphics library holds."""
         self._camera.close()
@@ -455,6 +460,10 @@ class TaskEnv(gym.Env[np.ndarray, np.ndarray]):
     def expert_action(self) -> np.ndarray:
         """What the family's scripted expert would do now, ``(A,)`` float32."""
         return self._batch.expert_action()[0]
+
+    def use_window(self, window: Window) -> None:
+        """Shows what ``render_mode="human"`` shows in this window, from now on."""
+        self._batch.use_window(window)
 
     def render(self) -> np.ndarray | None:
         """A picture for people ``(480, W, 3)`` in ``"rgb_array"`` mode, a window in ``"human"`` mode."""

@@ -199,6 +199,11 @@ class Family(ABC):
     def expert(self, world: World, parameters: np.ndarray) -> np.ndarray:
         """The scripted expert's actions ``(n, A)``; it knows the tasks."""
 
+    @property
+    def has_candidates(self) -> bool:
+        """Whether :meth:`tried` can say what is being tried."""
+        return type(self).tried is not Family.tried
+
     def tried(self, world: World) -> np.ndarray:
         """Which candidates for what is hidden are being tried now, ``(n, C)`` bool.
 

@@ -7,7 +7,6 @@ rate, in real time. The clock of an episode starts with the first move.
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 import threading
 import time
@@ -23,7 +22,6 @@ import meld_envs
 from meld_envs.env import TaskEnv
 from meld_envs.gallery import make_env
 from meld_envs.window import Window, has_display
-from meld_envs.world import World
 
 # Key codes are GLFW's: capital letters and digits by their characters, by place on a US keyboard.
 RIGHT, LEFT, DOWN, UP, ENTER = 262, 263, 264, 265, 257
@@ -134,32 +132,12 @@ class KeyWindow(Window):
     """
 
     def __init__(self, camera: str, keyboard: Keyboard) -> None:
-        super().__init__(camera)
+        super().__init__(camera, self._first_key)
         self._keyboard = keyboard
-        self._threads: list[threading.Thread] = []
-        self._is_listening = False
 
     def is_open(self) -> bool:
         """Whether the user sees it still."""
         return self._viewer is not None and self._viewer.is_running()
-
-    def close(self) -> None:
-        super().close()
-        for thread in self._threads:
-            thread.join(timeout=5)  # Python must not end while the viewer still draws
-
-    def _open(self, world: World) -> None:
-        from mujoco import viewer  # imports glfw, which wants a display
-
-        before = set(threading.enumerate())
-        self._model = copy.copy(world.model)
-        self._data = mujoco.MjData(self._model)
-        self._viewer = viewer.launch_passive(
-            self._model, self._data, key_callback=self._first_key, show_left_ui=False, show_right_ui=False
-        )
-        self._threads = [thread for thread in threading.enumerate() if thread not in before]
-        self._viewer.cam.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._viewer.cam.fixedcamid = mujoco.mj_name2id(world.model, mujoco.mjtObj.mjOBJ_CAMERA, self._camera)
 
     def _first_key(self, code: int) -> None:
         self._keyboard.press(code)
@@ -342,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     keyboard = Keyboard(env.family.action_size)
     window = KeyWindow(env.family.cameras[0], keyboard)
-    env._batch._window = window
+    env.use_window(window)
     print(f"{options.env}: {(type(env.family).__doc__ or '').splitlines()[0]}")
     print(keyboard.table(env.family.control_hz))
     try:

@@ -6,7 +6,8 @@ import copy
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mujoco
@@ -29,8 +30,16 @@ def has_display() -> bool:
 class Window:
     """Shows one simulation; opened with the first picture."""
 
-    def __init__(self, camera: str) -> None:
+    def __init__(self, camera: str, key_callback: Callable[[int], None] | None = None) -> None:
+        """Prepares; nothing is opened yet.
+
+        Args:
+            camera: of the model, whose view is shown first.
+            key_callback: is told the code of every key that goes down, in the window's thread.
+        """
         self._camera = camera
+        self._key_callback = key_callback
+        self._threads: list[threading.Thread] = []
         self._viewer: Any = None
         self._model: mujoco.MjModel | None = None
         self._data: mujoco.MjData | None = None
@@ -58,13 +67,24 @@ class Window:
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
+        for thread in self._threads:
+            thread.join(timeout=5)  # Python must not end while the viewer still draws
+        self._threads.clear()
 
     def _open(self, world: World) -> None:
         from mujoco import viewer  # imports glfw, which wants a display
 
+        before = set(threading.enumerate())
         self._model = copy.copy(world.model)
         self._data = mujoco.MjData(self._model)
-        self._viewer = viewer.launch_passive(self._model, self._data, show_left_ui=False, show_right_ui=False)
+        self._viewer = viewer.launch_passive(
+            self._model,
+            self._data,
+            key_callback=self._key_callback,
+            show_left_ui=False,
+            show_right_ui=False,
+        )
+        self._threads = [thread for thread in threading.enumerate() if thread not in before]
         self._viewer.cam.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._viewer.cam.fixedcamid = mujoco.mj_name2id(world.model, mujoco.mjtObj.mjOBJ_CAMERA, self._camera)
 

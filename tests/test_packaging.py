@@ -25,7 +25,11 @@ MAY_IMPORT = {
 OWN = set(MAY_IMPORT) | {"hardware_bridge"}
 EXTRA = {"meld_envs": "", "meld_agents": "agents", "benchmarks": "bench"}
 #: Imported only where they are asked for, with a hint at what to install.
-OPTIONAL = {"ray", "stable_baselines3", "sb3_contrib"}
+OPTIONAL = {
+    "meld_envs": {"dm_control"},
+    "meld_agents": set(),
+    "benchmarks": {"ray", "stable_baselines3", "sb3_contrib"},
+}
 
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 
@@ -115,7 +119,7 @@ def test_imports_follow_the_architecture(path):
     assert not forbidden, f"{package} must not import {sorted(forbidden)} (docs/architecture.md)"
     installed = closure(requirements(EXTRA[package]))
     owners = importlib.metadata.packages_distributions()
-    for name in names - OWN - (OPTIONAL if package == "benchmarks" else set()):
+    for name in names - OWN - OPTIONAL[package]:
         distributions = {canonicalize_name(owner) for owner in owners.get(name, [name])}
         assert distributions & installed, f"setup.cfg does not install {name} for {package}"
 

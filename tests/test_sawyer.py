@@ -454,8 +454,9 @@ def test_the_explorer_needs_no_more_than_the_reward(env_id):
 
 
 def test_the_explorer_refuses_what_it_cannot_use():
-    with pytest.raises(ValueError, match="reward_type='sparse'"):
-        Explorer(None, {}, 0, "cpu").privileged_policy(gym.make_vec(BUTTON, num_envs=1))
+    for env_id, message in ((BUTTON, "reward_type='sparse'"), (REACHER, "no candidates")):
+        with pytest.raises(ValueError, match=message):
+            Explorer(lambda count, env_id=env_id: gym.make_vec(env_id, num_envs=count), {}, 0, "cpu")
     env = gym.make_vec(REACHER, num_envs=1, obs_type="state").unwrapped
     env.reset(seed=0)
     with pytest.raises(NotImplementedError, match="no candidates"):
