@@ -19,9 +19,11 @@ import mujoco
 import numpy as np
 
 import meld_envs
+from meld_envs.camera import Marker
 from meld_envs.env import TaskEnv
 from meld_envs.gallery import make_env
 from meld_envs.window import Window, has_display
+from meld_envs.world import World
 
 # Key codes are GLFW's: capital letters and digits by their characters, by place on a US keyboard.
 RIGHT, LEFT, DOWN, UP, ENTER = 262, 263, 264, 265, 257
@@ -134,10 +136,21 @@ class KeyWindow(Window):
     def __init__(self, camera: str, keyboard: Keyboard) -> None:
         super().__init__(camera, self._first_key)
         self._keyboard = keyboard
+        self._drawn_as: tuple[np.ndarray, np.ndarray] | None = None
 
     def is_open(self) -> bool:
         """Whether the user sees it still."""
         return self._viewer is not None and self._viewer.is_running()
+
+    def show(self, world: World, sim: int, markers: Sequence[Marker]) -> None:
+        """Shows a simulation, drawn as at first: the first key may have meant something to the viewer too."""
+        if self.is_open() and self._drawn_as is not None:
+            with self._viewer.lock():
+                self._viewer.user_scn.flags[:], self._viewer.opt.flags[:] = self._drawn_as
+        super().show(world, sim, markers)
+        if self.is_open() and self._drawn_as is None:
+            with self._viewer.lock():
+                self._drawn_as = self._viewer.user_scn.flags.copy(), self._viewer.opt.flags.copy()
 
     def _first_key(self, code: int) -> None:
         self._keyboard.press(code)
