@@ -70,6 +70,11 @@ def visible_twins(env):
     return task, meld_envs.Task(task.family, {**other.parameters, **hidden}, task.hidden)
 
 
+def ten(tasks):
+    """The first ten tasks; those of a shorter list again and again."""
+    return list((tasks * 10)[:10])
+
+
 #: Families whose tasks differ in physics: a change shows in what then happens.
 HIDDEN_PHYSICS = {"meld/ShelfPlace-v0"}
 
@@ -344,7 +349,7 @@ def test_next_step_autoreset(env_id, make_vec):
 @every_id
 def test_the_expert_solves_what_it_is_said_to_solve(env_id, make_vec):
     env = make_vec(env_id, 10, split="test", obs_type="state")
-    env.reset(seed=0, options={"task": list(env.task_set.test)})
+    env.reset(seed=0, options={"task": ten(env.task_set.test)})
     for _ in range(env.trial_steps):
         info = env.step(env.expert_action())[4]
     assert info["success"].mean() >= env.family.expert_success
@@ -354,7 +359,7 @@ def test_the_expert_solves_what_it_is_said_to_solve(env_id, make_vec):
 @every_id
 def test_random_actions_do_not_solve_it(env_id, make_vec):
     env = make_vec(env_id, 10, split="test", obs_type="state")
-    env.reset(seed=0, options={"task": list(env.task_set.test)})
+    env.reset(seed=0, options={"task": ten(env.task_set.test)})
     for actions in actions_of(env, env.trial_steps):
         info = env.step(actions)[4]
     assert info["success"].mean() <= 0.3

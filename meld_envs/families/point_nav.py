@@ -85,7 +85,10 @@ class PointNav(Family):
 
     def draw_task(self, rng: np.random.Generator) -> Task:
         """A goal at a uniform angle of the semicircle."""
-        angle = rng.uniform(0.0, math.pi)
+        return self.goal_at(rng.uniform(0.0, math.pi))
+
+    def goal_at(self, angle: float) -> Task:
+        """The task whose goal is at this angle (rad) of the semicircle."""
         return self.task(goal_x=GOAL_RADIUS * math.cos(angle), goal_y=GOAL_RADIUS * math.sin(angle))
 
     def check_task(self, task: Task) -> None:
