@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -99,6 +99,10 @@ class EpisodeStore:
         for row, task in enumerate(block.tasks):
             self._of_task[task].append((len(self._blocks), row))
         self._blocks.append(block)
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, Trials]]:
+        """What was added, in order: task indices and trials."""
+        return ((block.tasks, block.trials) for block in self._blocks)
 
     # -- sampling ----------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from meld_agents.episodes import Pairing
 from meld_agents.nets.perception import PerceptionSettings
 from meld_agents.sac import SacSettings
-from meld_agents.settings import ABOVE_ZERO, FINITE, check_ranges, from_mapping, suggestion
+from meld_agents.settings import ABOVE_ZERO, FINITE, based_on, check_ranges, from_mapping
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,4 @@ def meld_settings(agent: str, settings: Mapping[str, Any]) -> MeldSettings:
     Raises:
         ValueError: an unknown key or base (with the nearest match), or a bad value.
     """
-    values = dict(settings)
-    base = values.pop("base", "paper")
-    if base not in BASES:
-        raise ValueError(f"agent {agent!r}: unknown base {base!r}{suggestion(str(base), list(BASES))}")
-    return from_mapping(MeldSettings, BASES[base] | values, f"agent {agent!r}")
+    return from_mapping(MeldSettings, based_on(BASES, agent, settings), f"agent {agent!r}")

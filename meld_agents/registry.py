@@ -16,6 +16,7 @@ GROUP = "meld.agents"
 BUILT_IN = {
     "meld": "meld_agents.meld:MELD",
     "slac": "meld_agents.slac:SLAC",
+    "pearl": "meld_agents.pearl:PEARL",
     "random": "meld_agents.reference:Random",
     "expert": "meld_agents.reference:Expert",
     "explorer": "meld_agents.reference:Explorer",

@@ -62,6 +62,11 @@ class Actor(nn.Module):
     def sample(self, belief: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """An action ``(N, A)`` and its log-probability ``(N,)`` under the squashed density."""
         mean, log_std = self(belief)
+        return self.squash(mean, log_std, noise)
+
+    @staticmethod
+    def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """An action ``(N, A)`` and its log-probability ``(N,)`` from what the network said of it."""
         raw = mean + log_std.exp() * noise
         log_prob = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
         # log(1 − tanh(x)²), in the form that does not underflow
@@ -133,7 +138,8 @@ class SAC:
         """One gradient step each for critics, actor and temperature; losses as tensors (no host sync)."""
         temperature = self.log_temperature.detach().exp()
         critic_loss = self._update_critic(batch, temperature)
-        actor_loss, log_prob = self._update_actor(batch.belief, batch.action, temperature)
+        # beliefs that carry a gradient, as PEARL's do, get it from the critic alone
+        actor_loss, log_prob = self._update_actor(batch.belief.detach(), batch.action, temperature)
         self._update_temperature(log_prob)
         with torch.no_grad():
             for target, source in zip(self.target.parameters(), self.critic.parameters()):
@@ -185,4 +191,11 @@ class SAC:
             getattr(self, name).load_state_dict(state[name])
         self.log_temperature.data.copy_(state["log_temperature"])
 
-    _STATEFUL = ("actor", "critic", "target", "actor_optimiser", "critic_optimiser", "temperature_optimiser")
+    _STATEFUL: tuple[str, ...] = (
+        "actor",
+        "critic",
+        "target",
+        "actor_optimiser",
+        "critic_optimiser",
+        "temperature_optimiser",
+    )

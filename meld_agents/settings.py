@@ -39,6 +39,21 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = "settings
     return cls(**{key: coerce(value, hints[key], f"{where}: {key}") for key, value in values.items()})
 
 
+def based_on(
+    bases: Mapping[str, Mapping[str, Any]], agent: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Plain settings, those of their named ``base`` completed; ``paper`` is the base if none is named.
+
+    Raises:
+        ValueError: an unknown base (with the nearest match).
+    """
+    values = dict(settings)
+    base = values.pop("base", "paper")
+    if base not in bases:
+        raise ValueError(f"agent {agent!r}: unknown base {base!r}{suggestion(str(base), list(bases))}")
+    return {**bases[base], **values}
+
+
 def check_ranges(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
     """Checks the numbers of a settings dataclass; of a tuple every one, and that there are some.
 

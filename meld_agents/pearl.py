@@ -1,0 +1,294 @@
+"""PEARL: probabilistic embeddings for actor-critic RL (Rakelly et al., ICML 2019; thesis, Section 5.2).
+
+The unknown task is a latent variable z. An encoder turns a context, the transitions seen of a task, into a
+belief over z; a policy conditioned on z acts as if z were true. z is drawn once per episode: from the prior
+while exploring, from the posterior afterwards, so that exploring means to try what may be. The encoder learns
+from the critic's error, and from a penalty for what it says beyond the prior.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meld_agents import interface
+from meld_agents.interface import MakeEnv, Progress
+from meld_agents.nets.context_encoder import ContextEncoder, Evidence, Gaussian, kl_to_prior
+from meld_agents.pearl_settings import pearl_settings
+from meld_agents.rollout import live_trials
+from meld_agents.sac import SAC, Transitions
+from meld_agents.settings import to_mapping
+from meld_agents.transitions import Batch, TransitionStore
+from meld_agents.value_sac import ValueSAC
+
+#: Updates between two reports of progress.
+SLICE = 100
+
+
+class PEARL:
+    """The agent; see ``interface.Agent`` for what its methods promise."""
+
+    name = "pearl"
+
+    def __init__(self, make_env: MakeEnv, settings: Mapping[str, Any], seed: int, device: str) -> None:
+        """Builds the networks.
+
+        Raises:
+            ValueError: images for observations, or trials too short to adapt in.
+        """
+        self.settings = pearl_settings(self.name, settings)
+        self.device = torch.device(device)
+        self._make_env, self._env = make_env, make_env(1)
+        shape = self._env.single_observation_space.shape
+        if len(shape) != 1:
+            raise ValueError(f"pearl needs states for observations (obs_type: state), got shape {shape}")
+        least = self.settings.exploration_episodes + 1
+        if self._env.episodes_per_trial < least:
+            raise ValueError(
+                f"pearl adapts after {least - 1} episodes of exploration: give a trial at least {least} "
+                f"(make: {{episodes_per_trial: {least}}}), got {self._env.episodes_per_trial}"
+            )
+        self.observation_size = shape[0]
+        self.action_size = self._env.single_action_space.shape[0]
+        self.tasks = list(self._env.task_set.train)
+
+        self._rng = np.random.default_rng(np.random.SeedSequence(seed))
+        self._generator = torch.Generator(self.device).manual_seed(int(self._rng.integers(2**62)))
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(self._rng.integers(2**62)))
+            self._build()
+        self.store = TransitionStore(len(self.tasks))
+        self.env_steps = self.updates = self.rounds = 0
+        self._due = 0  # updates of this round that are still to be made
+
+    def _build(self) -> None:
+        """Networks and optimisers; draws initial weights."""
+        s = self.settings
+        inputs = self.observation_size * (1 + s.next_observation) + self.action_size + 1
+        encoder = ContextEncoder(inputs, s.latent_size, s.encoder_hidden, s.deterministic)
+        self.encoder = encoder.to(self.device)
+        self._optimiser = torch.optim.Adam(self.encoder.parameters(), lr=s.learning_rate, fused=True)
+        kind = ValueSAC if s.actor_critic == "value" else SAC
+        belief = self.observation_size + s.latent_size
+        self.sac = kind(belief, self.action_size, s.sac(), self._generator, self.device)
+
+    @classmethod
+    def resolve(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """All settings, defaults of the named ``base`` (``paper``, ``sparse_point``, ``small``) included.
+
+        Raises:
+            ValueError: an unknown key or base (with the nearest match), or a bad value.
+        """
+        return to_mapping(pearl_settings(cls.name, settings))
+
+    # -- meta-training (thesis, Algorithm 1) ---------------------------------------------------------
+
+    def meta_train(self, env_steps: int) -> Iterator[Progress]:
+        """Trials of every task, then rounds of collecting and training, until ``env_steps`` in total."""
+        warm = self.settings.warmup_trials_per_task * len(self.tasks)
+        while self.env_steps < env_steps or self._due:
+            if self._due:
+                count = min(SLICE, self._due)
+                losses = self._train(count)
+                self._due -= count
+            elif self.store.num_trials < warm:
+                count = min(warm - self.store.num_trials, len(self.tasks))
+                losses = self._collect(np.arange(self.store.num_trials, self.store.num_trials + count))
+            else:
+                count = self.settings.collect_tasks
+                losses = self._collect(self._rng.integers(len(self.tasks), size=count))
+                self.rounds += 1
+                self._due = self.settings.updates_per_round
+            yield Progress(self.env_steps, self.updates, losses)
+
+    def _collect(self, chosen: np.ndarray) -> dict[str, float]:
+        """One trial each of so many tasks, lived as at meta-test, with the exploring policy."""
+        chosen = chosen % len(self.tasks)
+        if self._env.num_envs != len(chosen):
+            self._env.close()
+            self._env = self._make_env(len(chosen))
+        policy = self.policy(len(chosen), explore=True, seed=int(self._rng.integers(2**31)))
+        seed = int(self._rng.integers(2**31))
+        trials = live_trials(self._env, policy, [self.tasks[i] for i in chosen], seed)
+        self.store.add(chosen, trials)
+        count, episodes, frames = trials.action.shape[:3]
+        self.env_steps += count * episodes * (frames - 1)
+        returns = trials.reward_dense.sum(2).mean(0)
+        return {"prior_return": float(returns[0]), "posterior_return": float(returns[-1])}
+
+    def _train(self, count: int) -> dict[str, float]:
+        sums: dict[str, Tensor] = {}
+        for _ in range(count):
+            for name, value in self._update().items():
+                sums[name] = sums.get(name, 0.0) + value.detach()
+        self.updates += count
+        return {name: float(value) / count for name, value in sums.items()}
+
+    def _update(self) -> dict[str, Tensor]:
+        """One gradient step of everything, on transitions of several tasks."""
+        s = self.settings
+        ready = self.store.ready
+        tasks = ready[self._rng.integers(len(ready), size=s.tasks_per_update)]
+        batch = self.store.sample(self._rng, tasks, s.batch)
+        belief = self.encoder(self._context(self._sample_context(tasks, batch)))
+        noise = torch.randn(belief.mean.shape, generator=self._generator, device=self.device)
+        z = belief.sample(noise).unsqueeze(1).expand(-1, s.batch, -1)
+        self._optimiser.zero_grad(set_to_none=True)
+        kl = torch.zeros((), device=self.device)
+        if not s.deterministic:
+            kl = kl_to_prior(belief).sum()
+            (s.kl_weight * kl).backward(retain_graph=True)
+        losses = self.sac.update(self._transitions(batch, z))  # the critics' error reaches the encoder
+        self._optimiser.step()
+        spread = belief.variance.mean().sqrt()
+        return losses | {
+            "kl": kl.detach() / len(tasks),
+            "belief_std": spread,
+            "belief_mean_size": belief.mean.abs().mean(),
+        }
+
+    def _sample_context(self, tasks: np.ndarray, batch: Batch) -> Batch:
+        s = self.settings
+        if s.context == "batch":
+            return batch
+        episodes = None if s.posterior_in_context else s.exploration_episodes
+        return self.store.sample(self._rng, tasks, s.context_batch, episodes, s.context)
+
+    def _context(self, batch: Batch) -> Tensor:
+        """Transitions as the encoder takes them, ``(M, N, inputs)``; the reward is the one that was given."""
+        parts = [batch.observation, batch.action, batch.reward[..., np.newaxis]]
+        if self.settings.next_observation:
+            parts.append(batch.next_observation)
+        return self._tensor(np.concatenate(parts, axis=-1))
+
+    def _transitions(self, batch: Batch, z: Tensor) -> Transitions:
+        """What the actor-critic learns from: states joined with z, and the dense reward."""
+        state, action, reward, next_state = map(
+            self._tensor, (batch.observation, batch.action, batch.reward_dense, batch.next_observation)
+        )
+        return Transitions(
+            torch.cat((state, z), -1).flatten(0, 1),
+            action.flatten(0, 1),
+            reward.flatten(),
+            torch.cat((next_state, z.detach()), -1).flatten(0, 1),
+        )
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)
+
+    # -- acting --------------------------------------------------------------------------------------
+
+    def policy(self, num_trials: int, explore: bool, seed: int = 0) -> PearlPolicy:
+        """The acting side with the present weights; ``explore=False`` takes the mean action for its z."""
+        return PearlPolicy(self, num_trials, explore, seed)
+
+    # -- disk ----------------------------------------------------------------------------------------
+
+    def save(self, directory: Path) -> None:
+        """Weights, optimisers, generators and counts; episodes lie beside the folder, each block once."""
+        state = {
+            "encoder": self.encoder.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "sac": self.sac.state_dict(),
+            "generator": self._generator.get_state(),
+            "rng": self._rng.bit_generator.state,
+            "counts": {name: getattr(self, name) for name in self._COUNTS},
+            "episodes": self.store.save(directory.parent / "episodes"),
+        }
+        buffer = io.BytesIO()  # torch's own writer hides what the system said, a full disk for one
+        torch.save(state, buffer)
+        (directory / "agent.pt").write_bytes(buffer.getbuffer())
+
+    def load(self, directory: Path) -> None:
+        """Restores what ``save`` wrote.
+
+        Raises:
+            ValueError: episodes are missing or damaged, or the checkpoint is of other settings.
+        """
+        state = torch.load(directory / "agent.pt", map_location=self.device, weights_only=True)
+        try:
+            self.encoder.load_state_dict(state["encoder"])
+            self.sac.load_state_dict(state["sac"])
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"{directory} was written with other settings: {error}") from error
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._generator.set_state(state["generator"].cpu())
+        self._rng.bit_generator.state = state["rng"]
+        for name in self._COUNTS:
+            setattr(self, name, state["counts"][name])
+        self.store.load(directory.parent / "episodes", state["episodes"])
+
+    _COUNTS = ("env_steps", "updates", "rounds", "_due")
+
+
+class PearlPolicy:
+    """Acts by posterior sampling, n trials at once: one z for an episode (thesis, Algorithm 2)."""
+
+    def __init__(self, agent: PEARL, num_trials: int, explore: bool, seed: int) -> None:
+        self._agent, self._count, self._explore = agent, num_trials, explore
+        self._generator = torch.Generator(agent.device).manual_seed(seed)
+        self.start_trial()
+
+    def start_trial(self) -> None:
+        """Forgets everything: z comes from the prior again."""
+        self._evidence: Evidence | None = None
+        self._episodes = 0  # begun
+        self._steps: list[Tensor] = []  # of this episode, (n, inputs) each
+        self._last: tuple[Tensor, Tensor] | None = None  # observation and action, (n, ...) each
+        self._z = torch.zeros(self._count, self._agent.settings.latent_size, device=self._agent.device)
+
+    @torch.no_grad()
+    def act(self, evidence: interface.Evidence) -> np.ndarray:
+        """Adds the last step to the context, and returns actions ``(n, A)`` float32."""
+        agent = self._agent
+        observation = agent._tensor(evidence.observation)
+        if np.all(evidence.episode_start):
+            self._begin_episode()
+        elif self._last is not None:
+            reward = agent._tensor(evidence.reward).unsqueeze(-1)
+            parts = [*self._last, reward]
+            self._steps.append(torch.cat(parts + [observation] * agent.settings.next_observation, -1))
+        action = self._act(torch.cat((observation, self._z), -1))
+        self._last = (observation, action)
+        return action.cpu().numpy()
+
+    def _act(self, belief: Tensor) -> Tensor:
+        if not self._explore:
+            return torch.tanh(self._agent.sac.actor(belief)[0])
+        shape = (self._count, self._agent.action_size)
+        return self._agent.sac.actor.sample(belief, self._normal(shape))[0]
+
+    def _begin_episode(self) -> None:
+        self._take_in()
+        self._last = None
+        if self._episodes < self._agent.settings.exploration_episodes:
+            self._z = self._normal(self._z.shape)
+        else:
+            self._z = self._belief().sample(self._normal(self._z.shape))
+        self._episodes += 1
+
+    def _take_in(self) -> None:
+        """Adds the episode's steps to the context."""
+        if self._steps:
+            new = self._agent.encoder.evidence(torch.stack(self._steps, 1))
+            self._evidence = new if self._evidence is None else self._evidence.join(new)
+            self._steps = []
+
+    def _belief(self) -> Gaussian:
+        if self._evidence is None:
+            return Gaussian(torch.zeros_like(self._z), torch.ones_like(self._z))
+        return self._agent.encoder.posterior(self._evidence)
+
+    def _normal(self, shape: tuple[int, ...] | torch.Size) -> Tensor:
+        return torch.randn(shape, generator=self._generator, device=self._agent.device)
+
+    def belief(self) -> np.ndarray:
+        """Mean and standard deviation of z given the episodes that have ended, ``(n, 2 Z)`` float32."""
+        mean, variance = self._belief()
+        return torch.cat((mean, variance.sqrt()), -1).cpu().numpy()

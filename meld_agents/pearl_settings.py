@@ -1,0 +1,102 @@
+"""What PEARL depends on: settings, their ranges, and named starting points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from meld_agents.sac import SacSettings
+from meld_agents.settings import ABOVE_ZERO, FINITE, based_on, check_ranges, from_mapping
+
+
+@dataclass(frozen=True)
+class PearlSettings:
+    """Every number PEARL depends on. The defaults are the published ones (released code, shared defaults)."""
+
+    # Belief over tasks
+    latent_size: int = 5
+    encoder_hidden: tuple[int, ...] = (200, 200, 200)
+    deterministic: bool = False  # ablation: no bottleneck, z is a point (Figure 18)
+    next_observation: bool = False  # part of the context, as where dynamics vary
+    context: Literal["recent", "all", "batch"] = "recent"  # ablations: Figure 17
+    posterior_in_context: bool = False  # whether context comes from posterior episodes too (sparse rewards)
+    context_batch: int = 64
+    kl_weight: float = 0.1  # of the sum over the tasks of an update (released code)
+    exploration_episodes: int = 2  # of a trial, with z from the prior
+
+    # Actor-critic
+    actor_critic: Literal["value", "temperature"] = "value"  # temperature: learned, and no value network
+    hidden: tuple[int, ...] = (300, 300, 300)
+    learning_rate: float = 3e-4
+    discount: float = 0.99
+    target_rate: float = 0.005
+    reward_scale: float = 5.0
+    initial_temperature: float = 1.0  # of actor_critic: temperature
+
+    # Schedule
+    tasks_per_update: int = 16
+    batch: int = 256  # transitions of each task
+    warmup_trials_per_task: int = 4
+    collect_tasks: int = 5
+    updates_per_round: int = 2000
+
+    def __post_init__(self) -> None:
+        check_ranges(self, _RANGES)
+
+    def sac(self) -> SacSettings:
+        """The part that concerns the actor-critic."""
+        return SacSettings(
+            hidden=self.hidden,
+            learning_rate=self.learning_rate,
+            discount=self.discount,
+            target_rate=self.target_rate,
+            initial_temperature=self.initial_temperature if self.actor_critic == "temperature" else 1.0,
+            reward_scale=self.reward_scale,
+        )
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("latent_size", "encoder_hidden", "hidden", "context_batch"), (1, FINITE)),
+    **dict.fromkeys(("tasks_per_update", "batch", "warmup_trials_per_task"), (1, FINITE)),
+    **dict.fromkeys(("collect_tasks", "exploration_episodes"), (1, FINITE)),
+    **dict.fromkeys(("kl_weight", "updates_per_round"), (0, FINITE)),
+    **dict.fromkeys(("learning_rate", "reward_scale", "initial_temperature"), (ABOVE_ZERO, FINITE)),
+    **dict.fromkeys(("discount", "target_rate"), (0, 1)),
+}
+
+#: Named starting points; every other setting overrides them. ``paper`` is the defaults, ``sparse_point`` what
+#: the authors' configuration for the sparse point robot says, ``small`` fits a CPU.
+BASES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "sparse_point": {
+        "posterior_in_context": True,
+        "context_batch": 1024,
+        "kl_weight": 1.0,
+        "exploration_episodes": 5,
+        "discount": 0.9,
+        "reward_scale": 100.0,
+        "collect_tasks": 10,
+        "updates_per_round": 1000,
+    },
+    "small": {
+        "encoder_hidden": (128, 128),
+        "hidden": (128, 128),
+        "batch": 64,
+        "collect_tasks": 20,
+        "updates_per_round": 200,
+    },
+}
+
+
+def pearl_settings(agent: str, settings: Mapping[str, Any]) -> PearlSettings:
+    """Settings by name, those of their ``base`` completed.
+
+    Args:
+        agent: named in errors.
+        settings: plain values; ``base`` is a key of :data:`BASES`, ``paper`` if missing.
+
+    Raises:
+        ValueError: an unknown key or base (with the nearest match), or a bad value.
+    """
+    return from_mapping(PearlSettings, based_on(BASES, agent, settings), f"agent {agent!r}")
