@@ -8,6 +8,20 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
+_POSITION, _VELOCITY, _FORCE = (
+    mujoco.mjtStage.mjSTAGE_POS,
+    mujoco.mjtStage.mjSTAGE_VEL,
+    mujoco.mjtStage.mjSTAGE_ACC,
+)
+#: What MuJoCo must compute for a derived field to be that of a state; positions suffice for the others.
+STAGES = {"cvel": _VELOCITY, "qfrc_actuator": _FORCE, "cfrc_ext": _FORCE}
+#: Sensors that make MuJoCo compute contact forces by body, which it otherwise leaves at zero.
+FEELING = (
+    mujoco.mjtSensor.mjSENS_ACCELEROMETER,
+    mujoco.mjtSensor.mjSENS_FORCE,
+    mujoco.mjtSensor.mjSENS_TORQUE,
+)
+
 
 class World:
     """n simulations of one model; what an environment needs of a physics engine, and no more.
@@ -41,14 +55,22 @@ class World:
             num_threads: threads that step them; results do not depend on it.
             varied: names of model fields (as in ``MjModel``) that differ between simulations.
             derived: names of fields (as in ``MjData``) that follow from the state and that a family reads.
+
+        Raises:
+            ValueError: contact forces by body (``cfrc_ext``) of a model without a sensor that needs them.
         """
+        if "cfrc_ext" in derived and not np.isin(model.sensor_type, FEELING).any():
+            raise ValueError(
+                "cfrc_ext stays zero in a model without an accelerometer, force or torque sensor: add one"
+            )
         self.model = model
         self.num_sims = num_sims
         self._batch = Batch(model, nsim=num_sims, nthread=min(num_threads, num_sims))
         self.fields = {name: self._batch.expand(name) for name in varied}
         self._derived = {name: self._batch.bind(name) for name in derived}
         # what is derived must be that of the state reached, not of the last physics step's beginning
-        self._stage = mujoco.mjtStage.mjSTAGE_POS if derived else mujoco.mjtStage.mjSTAGE_NONE
+        stages = [STAGES.get(name, _POSITION) for name in derived]
+        self._stage = max(stages, default=mujoco.mjtStage.mjSTAGE_NONE, key=int)
         self.qpos = self._batch.bind("qpos")
         self.qvel = self._batch.bind("qvel")
         self.ctrl = self._batch.bind("ctrl")
@@ -70,7 +92,7 @@ class World:
             self._batch.set_const()
 
     def states_changed(self) -> None:
-        """Recomputes what is derived from states, after writing positions."""
+        """Recomputes what is derived from states, after writing positions or velocities."""
         if self._derived:
             self._batch.forward(stage=self._stage)
 
