@@ -19,6 +19,10 @@ FAMILIES: dict[str, str] = {
     "meld/ShelfPlace-v0": "meld_envs.families.shelf_place:ShelfPlace",
     "meld/ButtonPress-v0": "meld_envs.families.button_press:ButtonPress",
     "meld/SparsePoint-v0": "meld_envs.families.sparse_point:SparsePoint",
+    "meld/HalfCheetahFwdBack-v0": "meld_envs.families.half_cheetah:HalfCheetahFwdBack",
+    "meld/HalfCheetahVel-v0": "meld_envs.families.half_cheetah:HalfCheetahVel",
+    "meld/AntFwdBack-v0": "meld_envs.families.ant:AntFwdBack",
+    "meld/AntGoal-v0": "meld_envs.families.ant:AntGoal",
 }
 
 for _id, _family in FAMILIES.items():

@@ -14,6 +14,9 @@ from meld_envs.env import load_family
 from meld_envs.tasks import Task, TaskSet
 
 FAMILIES = [load_family(path) for path in meld_envs.FAMILIES.values()]
+#: Families of two tasks, which are both the train and the test tasks.
+PAIRS = [family for family in FAMILIES if family.num_train_tasks == 2]
+FAMILIES = [family for family in FAMILIES if family not in PAIRS]
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 
@@ -76,6 +79,17 @@ def test_the_global_generator_is_neither_read_nor_written(family):
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
     np.random.seed(1)  # noqa: NPY002
     assert draw(family) == tasks
+
+
+@pytest.mark.parametrize("family", PAIRS, ids=lambda family: family.name)
+def test_families_of_two_tasks_train_and_test_on_both(family):
+    tasks = family.draw_task_set(2, 2, seed=0)
+    assert tasks.train == tasks.test == family.draw_task_set(2, 2, seed=1).train
+    assert tasks.train[0] != tasks.train[1]
+    assert TaskSet.from_dict(json.loads(json.dumps(tasks.to_dict()))) == tasks
+    assert {family.draw_task(np.random.default_rng(seed)) for seed in range(20)} == set(tasks.train)
+    with pytest.raises(ValueError, match="only 2 tasks"):
+        family.draw_task_set(3, 2, seed=0)
 
 
 def coin(rng):

@@ -1,4 +1,4 @@
-"""The scripted expert of CheetahVel: a table of gaits by speed, and feedback on the speed.
+"""The scripted expert of CheetahVel and HalfCheetahVel: a table of gaits by speed, and feedback on the speed.
 
 Each motor gets a weighted sum of a constant, two harmonics of the gait's phase and the torso's pitch; the
 weights are interpolated between the speeds of the table, at the speed asked for plus a share of what the
@@ -30,15 +30,30 @@ FEEDBACK = float(_TABLE["feedback"])  # m/s asked in addition per m/s of error
 
 CONTROL_HZ = 10.0
 ROOT_PITCH = 2  # index in qpos
-FEEDBACK_FROM = 5  # steps: before that the speed is mostly noise of the start
+FEEDBACK_FROM = 0.5  # s: before that the speed is mostly noise of the start
 STILL = 0.1  # m/s, below which the feedback fades, so that standing is standing
 
 
 def gait_actions(world: World, speeds: np.ndarray) -> np.ndarray:
-    """Actions ``(n, 6)`` that lead to these speeds ``(n,)`` in m/s, and keep them."""
-    error = np.where(world.steps >= FEEDBACK_FROM, speeds - _speed(world), 0.0)
+    """Actions ``(n, 6)`` of CheetahVel that lead to these speeds ``(n,)`` in m/s, and keep them."""
+    return gait(world.steps / CONTROL_HZ, world.qpos[:, ROOT_PITCH], _speed(world), speeds)
+
+
+def gait(seconds: np.ndarray, pitch: np.ndarray, mean_speeds: np.ndarray, speeds: np.ndarray) -> np.ndarray:
+    """What each motor should do to lead to a speed, and to keep it.
+
+    Args:
+        seconds: since the episode's start, ``(n,)``.
+        pitch: of the torso, ``(n,)`` in rad.
+        mean_speeds: over the last second, or since the episode's start, ``(n,)`` in m/s.
+        speeds: asked for, ``(n,)`` in m/s, at least 0.
+
+    Returns:
+        ``(n, 6)``, in shares of 0.8 of the motors' ranges, not clipped.
+    """
+    error = np.where(seconds >= FEEDBACK_FROM, speeds - mean_speeds, 0.0)
     asked = np.clip(speeds + FEEDBACK * error, 0.0, SPEEDS[-1]) * np.minimum(speeds / STILL, 1.0)
-    features = _features(world, _interpolation(speeds) @ FREQUENCIES)
+    features = _features(2.0 * np.pi * (_interpolation(speeds) @ FREQUENCIES) * seconds, pitch)
     return np.einsum("nk,kaf,nf->na", _interpolation(asked), WEIGHTS, features)
 
 
@@ -53,11 +68,10 @@ def _interpolation(speeds: np.ndarray) -> np.ndarray:
     return between
 
 
-def _features(world: World, frequencies: np.ndarray) -> np.ndarray:
+def _features(phase: np.ndarray, pitch: np.ndarray) -> np.ndarray:
     """``(n, 6)``, in the order of the table's ``features``."""
-    phase = 2.0 * np.pi * frequencies * world.steps / CONTROL_HZ
     waves = [np.sin(phase), np.cos(phase), np.sin(2.0 * phase), np.cos(2.0 * phase)]
-    return np.stack([np.ones_like(phase), *waves, world.qpos[:, ROOT_PITCH]], axis=1)
+    return np.stack([np.ones_like(phase), *waves, pitch], axis=1)
 
 
 def _speed(world: World) -> np.ndarray:
