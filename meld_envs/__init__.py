@@ -23,6 +23,8 @@ FAMILIES: dict[str, str] = {
     "meld/HalfCheetahVel-v0": "meld_envs.families.half_cheetah:HalfCheetahVel",
     "meld/AntFwdBack-v0": "meld_envs.families.ant:AntFwdBack",
     "meld/AntGoal-v0": "meld_envs.families.ant:AntGoal",
+    "meld/HumanoidDirec-v0": "meld_envs.families.humanoid_direc:HumanoidDirec",
+    "meld/WalkerParams-v0": "meld_envs.families.walker_params:WalkerParams",
 }
 
 for _id, _family in FAMILIES.items():

@@ -15,6 +15,7 @@ from meld_envs.world import World
 
 POINT = "meld/SparsePoint-v0"
 FWD_BACK, VEL = "meld/HalfCheetahFwdBack-v0", "meld/HalfCheetahVel-v0"
+HUMANOID, WALKER = "meld/HumanoidDirec-v0", "meld/WalkerParams-v0"
 ANT_FWD_BACK, GOAL = "meld/AntFwdBack-v0", "meld/AntGoal-v0"
 
 
@@ -220,3 +221,113 @@ def test_two_directions_and_nothing_between(make_vec):
         env.set_task(meld_envs.Task("HalfCheetahFwdBack", {"direction": 0.0}, ("direction",)))
     with pytest.raises(ValueError, match="only 2 tasks"):
         make_vec(FWD_BACK, num_test_tasks=3)
+
+
+# Humanoid -------------------------------------------------------------------------------------
+
+
+def test_humanoid_observation_and_reward(make_vec):
+    """States, forces and rewards of a plain loop over Gymnasium's file; it never ends an episode."""
+    env = make_vec(HUMANOID, 2)
+    env.reset(seed=1)
+    state = env.state()[0]
+    actions = actions_of(env, 60)
+    expected = replay("humanoid.xml", (np.r_[0.0, 0.0, state[:22]], state[22:45]), actions[:, 0], 5)
+    before, first, way, bonuses = None, 0.0, 0.0, set()
+    direction = np.array([np.cos(hidden(env)[0, 0]), np.sin(hidden(env)[0, 0])])
+    for action, (model, data) in zip(actions, expected, strict=True):
+        _, reward, terminated, _, info = env.step(action)
+        parts = (data.qpos[2:], data.qvel, data.cinert, data.cvel, data.qfrc_actuator, data.cfrc_ext)
+        seen = np.concatenate([np.ravel(part) for part in parts])
+        assert np.allclose(env.state()[0], seen, rtol=1e-6, atol=1e-6)
+        centre = (model.body_mass @ data.xipos / model.body_mass.sum())[:2]
+        effort = np.square(0.4 * np.clip(action[0], -1, 1)).sum()
+        bonus = 5.0 * (1.0 <= data.qpos[2] <= 2.0)
+        bonuses.add(bonus)
+        if before is not None:
+            moved = direction @ (centre - before)
+            way += moved
+            touch = min(5e-7 * np.square(data.cfrc_ext).sum(), 10.0)
+            dense = 0.25 * moved / 0.003 - 0.1 * effort - touch + bonus
+            assert reward[0] == pytest.approx(dense, abs=1e-5)
+            assert info["score"][0] == pytest.approx(way + first, abs=1e-6)
+        else:
+            first = info["score"][0]
+        assert not terminated.any()
+        before = centre
+    assert bonuses == {0.0, 5.0}, "it falls"
+    assert seen.shape == (376,)
+
+
+# Walker ---------------------------------------------------------------------------------------
+
+
+def walk(env, task, steps=40):
+    """States ``(steps, 17)`` and rewards of random actions under a task."""
+    env.reset(seed=0, options={"task": task})
+    results = [env.step(actions)[:2] for actions in actions_of(env, steps)]
+    return np.stack([one[0][0] for one in results]), np.stack([one[1][0] for one in results])
+
+
+def test_walkers_physics_is_the_tasks_and_repeats(make_vec):
+    env = make_vec(WALKER, 1)
+    task, other = env.task_set.train[:2]
+    states, rewards = walk(env, task)
+    assert np.abs(walk(env, other)[0][4] - states[4]).max() > 1e-3
+    again, same_rewards = walk(env, task)
+    assert again.tobytes() == states.tobytes() and same_rewards.tobytes() == rewards.tobytes()
+
+
+def scaled_walker(task):
+    """Gymnasium's file with the source's physics step and a task's masses, inertias, dampings, frictions."""
+    model = mujoco.MjModel.from_xml_path(str(MODELS / "walker2d_v5.xml"))
+    model.opt.timestep = 0.004
+    for body in range(model.nbody):
+        name = model.body(body).name
+        model.body_mass[body] *= task.parameters[f"mass_{name}"]
+        model.body_inertia[body] *= [task.parameters[f"inertia_{name}_{axis}"] for axis in "xyz"]
+    for joint in range(model.njnt):
+        name = model.joint(joint).name.removesuffix("_joint")
+        model.dof_damping[joint] *= task.parameters[f"damping_{name}"]
+    for geom in range(model.ngeom):
+        name = model.geom(geom).name
+        model.geom_friction[geom] *= [
+            task.parameters[f"friction_{name}_{kind}"] for kind in ("slide", "spin", "roll")
+        ]
+    mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model
+
+
+def test_walker_is_gymnasiums_with_other_numbers(make_vec):
+    env = make_vec(WALKER, 2)
+    env.reset(seed=4)
+    state = env.state()[1]
+    model = scaled_walker(env.task[1])
+    data = mujoco.MjData(model)
+    data.qpos[1:], data.qvel[:] = state[:8], state[8:]
+    upright = set()
+    for actions in actions_of(env, 60):
+        x = data.qpos[0]
+        data.ctrl[:] = np.clip(actions[1], -1, 1)
+        mujoco.mj_step(model, data, nstep=4)
+        reward = env.step(actions)[1][1]
+        assert np.allclose(env.state()[1], np.r_[data.qpos[1:], np.clip(data.qvel, -10, 10)], atol=1e-6)
+        bonus = 0.8 < data.qpos[1] < 2.0 and abs(data.qpos[2]) < 1.0
+        effort = 1e-3 * np.square(np.clip(actions[1], -1, 1)).sum()
+        assert reward == pytest.approx((data.qpos[0] - x) / 0.016 + bonus - effort, abs=1e-5)
+        upright.add(bonus)
+    assert upright == {True, False}
+
+
+def test_walker_tasks_are_log_uniform(make_vec):
+    env = make_vec(WALKER, 1, num_train_tasks=200)
+    assert len(env.task_set.train[0].hidden) == 65
+    names = np.array(env.task_set.train[0].hidden)
+    factors = np.log([task.vector() for task in env.task_set.train])
+    dampings = np.char.startswith(names, "damping")
+    assert dampings.sum() == 9
+    for factor, base in ((factors[:, dampings], 1.3), (factors[:, ~dampings], 1.5)):
+        exponents = factor / np.log(base)
+        assert np.abs(exponents).max() <= 3.0 and np.abs(exponents).max() > 2.9
+        assert exponents.std() == pytest.approx(np.sqrt(3.0), abs=0.1)
+    assert np.abs(np.corrcoef(factors.T) - np.eye(65)).max() < 0.35, "independent of one another"

@@ -190,8 +190,8 @@ class AntGoal(_Ant):
         Parameter("goal_x", -GOAL_RADIUS, GOAL_RADIUS, "m"),
         Parameter("goal_y", -GOAL_RADIUS, GOAL_RADIUS, "m"),
     )
-    num_train_tasks = 100  # thesis; the released code has 150
-    num_test_tasks = 30  # thesis
+    num_train_tasks = 100  # thesis, appendix C.1; the released code has 150
+    num_test_tasks = 30  # thesis, appendix C.1
     state_names = (*POSITIONS, *VELOCITIES, *(f"{part}_{body}" for body in BODIES for part in FORCE_PARTS))
 
     def draw_task(self, rng: np.random.Generator) -> Task:

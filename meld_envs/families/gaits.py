@@ -58,6 +58,28 @@ def ant_towards(seconds: np.ndarray, qpos: np.ndarray, qvel: np.ndarray, way: np
     return (gait["stiffness"] * errors - gait["damping"] * qvel[:, 6:])[:, ANT_MOTORS]
 
 
+def walker(seconds: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+    """Actions ``(n, 6)`` of a walker that runs forwards: both legs alike, half a period apart.
+
+    Joints are driven to the gait's angles as by a spring; tilt, height and speed change the angles.
+
+    Args:
+        seconds: since the episode's start, ``(n,)``.
+        qpos: the model's positions ``(n, 9)``.
+        qvel: the model's velocities ``(n, 9)``.
+    """
+    gait = _TABLE["walker"]
+    height, tilt = qpos[:, 1], qpos[:, 2]
+    body = [2.0 * tilt, 0.3 * qvel[:, 2], 2.0 * (height - 1.2), 0.5 * (qvel[:, 0] - 1.0), 0.5 * qvel[:, 1]]
+    phase = 2.0 * np.pi * gait["frequency"] * seconds
+    wanted = [
+        np.array(gait["rest"])
+        + np.einsum("af,fn->na", np.array(gait["weights"]), np.stack([*_waves(phase + lag), *body]))
+        for lag in (0.0, np.pi)
+    ]
+    return gait["stiffness"] * (np.concatenate(wanted, axis=1) - qpos[:, 3:]) - gait["damping"] * qvel[:, 3:]
+
+
 def _waves(phase: np.ndarray) -> list[np.ndarray]:
     return [np.ones_like(phase), np.sin(phase), np.cos(phase), np.sin(2.0 * phase), np.cos(2.0 * phase)]
 

@@ -170,8 +170,8 @@ class HalfCheetahVel(_HalfCheetah):
     name = "HalfCheetahVel"
     expert_success = 0.9  # measured: docs/environments.md
     parameters = (Parameter("velocity", 0.0, MAX_SPEED, "m/s"),)
-    num_train_tasks = 100  # PEARL's code
-    num_test_tasks = 30  # PEARL's code
+    num_train_tasks = 100  # thesis, appendix C.1
+    num_test_tasks = 30  # thesis, appendix C.1
 
     def draw_task(self, rng: np.random.Generator) -> Task:
         """A speed, uniform."""
