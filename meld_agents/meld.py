@@ -7,7 +7,6 @@ through all episodes of a trial.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from meld_agents.episodes import EpisodeStore, Sequences
 from meld_agents.interface import Evidence, MakeEnv, Policy, Progress
+from meld_agents.learner import Learner, Part
 from meld_agents.meld_settings import meld_settings
 from meld_agents.nets.foresight import RewardForesight
 from meld_agents.nets.heads import log_normal, mlp
@@ -35,28 +35,20 @@ from meld_agents.settings import to_mapping
 WARMUP_SLICE = 100
 
 
-class MELD:
+class MELD(Learner):
     """The agent; see ``interface.Agent`` for what its methods promise."""
 
     name = "meld"
+    store: EpisodeStore
     #: Whether the belief lives on through the episodes of a trial, and rewards are evidence.
     meta = True
 
     def __init__(self, make_env: MakeEnv, settings: Mapping[str, Any], seed: int, device: str) -> None:
+        super().__init__(make_env, seed, device)
         self.settings = meld_settings(self.name, settings)
-        self.device = torch.device(device)
-        self._make_env, self._env = make_env, make_env(1)
         self.observation_shape = self._env.single_observation_space.shape
-        self.action_size = self._env.single_action_space.shape[0]
-        self.tasks = list(self._env.task_set.train)
-
-        self._rng = np.random.default_rng(np.random.SeedSequence(seed))
-        self._generator = torch.Generator(self.device).manual_seed(int(self._rng.integers(2**62)))
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(self._rng.integers(2**62)))
-            self._build()
+        self._build_seeded()
         self.store = EpisodeStore(len(self.tasks))
-        self.env_steps = self.updates = self.rounds = 0
         self._autoencoder_done = self._warmup_done = 0
 
     def _build(self) -> None:
@@ -147,9 +139,6 @@ class MELD:
         every = self.settings.autoencoder_refresh_rounds
         return self._autoencoder_optimiser is not None and every > 0 and self.rounds % every == 0
 
-    def _draw_seed(self) -> int:
-        return int(self._rng.integers(2**31))
-
     def _choose_tasks(self, count: int) -> np.ndarray:
         """Indices of train tasks, without replacement as long as there are enough."""
         return self._rng.choice(len(self.tasks), count, replace=count > len(self.tasks))
@@ -163,10 +152,8 @@ class MELD:
         )
 
     def _collect(self, chosen: np.ndarray, policy: Policy) -> dict[str, float]:
-        if self._env.num_envs != len(chosen):
-            self._env.close()
-            self._env = self._make_env(len(chosen))
-        trials = live_trials(self._env, policy, [self.tasks[i] for i in chosen], self._draw_seed())
+        tasks = [self.tasks[i] for i in chosen]
+        trials = live_trials(self._env_of(len(chosen)), policy, tasks, self._draw_seed())
         self.store.add(chosen, trials)
         self.env_steps += trials.action.shape[0] * trials.action.shape[1] * (trials.action.shape[2] - 1)
         if self.perception.cached and not self._autoencoder_due():
@@ -221,16 +208,15 @@ class MELD:
 
     def _train(self, count: int, acting: bool) -> dict[str, float]:
         """``count`` model updates, each followed by actor-critic updates on the beliefs it inferred."""
-        sums: dict[str, Tensor] = {}
-        for _ in range(count):
+
+        def update() -> dict[str, Tensor]:
             losses, transitions = self._update_model()
             if acting:
                 for _ in range(self.settings.actor_updates_per_update):
                     losses |= self.sac.update(self._pick(transitions))
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
-        self.updates += count
-        return {name: float(value) / count for name, value in sums.items()}
+            return losses
+
+        return self._averaged(update, count)
 
     def _update_model(self) -> tuple[dict[str, Tensor], Transitions]:
         """One gradient step on equation 5 (and foresight where set), over sequences of many tasks."""
@@ -308,10 +294,6 @@ class MELD:
         rows = torch.randint(len(transitions.reward), shape, generator=self._generator, device=self.device)
         return Transitions(*(field[rows] for field in transitions))
 
-    def _tensor(self, array: np.ndarray | None) -> Tensor:
-        assert array is not None
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
     # -- acting (Algorithm 2) ----------------------------------------------------------------------
 
     def policy(self, num_trials: int, explore: bool, seed: int = 0) -> MeldPolicy:
@@ -320,46 +302,27 @@ class MELD:
 
     # -- disk --------------------------------------------------------------------------------------
 
-    def save(self, directory: Path) -> None:
-        """Weights, optimisers, generators and counts; episodes lie beside the folder, each block once."""
-        state = {
-            "modules": self._modules.state_dict(),
-            "model_optimiser": self._model_optimiser.state_dict(),
-            "autoencoder_optimiser": self._autoencoder_optimiser and self._autoencoder_optimiser.state_dict(),
-            "sac": self.sac.state_dict(),
-            "generator": self._generator.get_state(),
-            "rng": self._rng.bit_generator.state,
-            "counts": {name: getattr(self, name) for name in self._COUNTS},
-            "episodes": self.store.save(directory.parent / "episodes"),
+    def _parts(self) -> dict[str, Part]:
+        parts: dict[str, Part] = {
+            "modules": self._modules,
+            "model_optimiser": self._model_optimiser,
+            "sac": self.sac,
         }
-        buffer = io.BytesIO()  # torch's own writer hides what the system said, a full disk for one
-        torch.save(state, buffer)
-        (directory / "agent.pt").write_bytes(buffer.getbuffer())
+        if self._autoencoder_optimiser:
+            parts["autoencoder_optimiser"] = self._autoencoder_optimiser
+        return parts
 
     def load(self, directory: Path) -> None:
-        """Restores what ``save`` wrote.
+        """Restores what ``save`` wrote, and encodes the episodes again.
 
         Raises:
             ValueError: episodes are missing or damaged, or the checkpoint is of other settings.
         """
-        state = torch.load(directory / "agent.pt", map_location=self.device, weights_only=True)
-        try:
-            self._modules.load_state_dict(state["modules"])
-            self.sac.load_state_dict(state["sac"])
-        except RuntimeError as error:
-            raise ValueError(f"{directory} was written with other settings: {error}") from error
-        self._model_optimiser.load_state_dict(state["model_optimiser"])
-        if self._autoencoder_optimiser:
-            self._autoencoder_optimiser.load_state_dict(state["autoencoder_optimiser"])
-        self._generator.set_state(state["generator"].cpu())
-        self._rng.bit_generator.state = state["rng"]
-        for name in self._COUNTS:
-            setattr(self, name, state["counts"][name])
-        self.store.load(directory.parent / "episodes", state["episodes"])
+        super().load(directory)
         if self.perception.cached and not self._autoencoder_due():
             self.store.cache_features(self._encode_numpy)
 
-    _COUNTS = ("env_steps", "updates", "rounds", "_autoencoder_done", "_warmup_done")
+    _COUNTS = (*Learner._COUNTS, "_autoencoder_done", "_warmup_done")
 
 
 class MeldPolicy:

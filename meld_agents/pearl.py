@@ -8,9 +8,7 @@ from the critic's error, and from a penalty for what it says beyond the prior.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from meld_agents import interface
 from meld_agents.interface import MakeEnv, Progress
+from meld_agents.learner import Learner, Part
 from meld_agents.nets.context_encoder import ContextEncoder, Evidence, Gaussian, kl_to_prior
 from meld_agents.pearl_settings import pearl_settings
 from meld_agents.rollout import live_trials
@@ -31,10 +30,12 @@ from meld_agents.value_sac import ValueSAC
 SLICE = 100
 
 
-class PEARL:
+class PEARL(Learner):
     """The agent; see ``interface.Agent`` for what its methods promise."""
 
     name = "pearl"
+    store: TransitionStore
+    _COUNTS = (*Learner._COUNTS, "_due")
 
     def __init__(self, make_env: MakeEnv, settings: Mapping[str, Any], seed: int, device: str) -> None:
         """Builds the networks.
@@ -42,9 +43,8 @@ class PEARL:
         Raises:
             ValueError: images for observations, or trials too short to adapt in.
         """
+        super().__init__(make_env, seed, device)
         self.settings = pearl_settings(self.name, settings)
-        self.device = torch.device(device)
-        self._make_env, self._env = make_env, make_env(1)
         shape = self._env.single_observation_space.shape
         if len(shape) != 1:
             raise ValueError(f"pearl needs states for observations (obs_type: state), got shape {shape}")
@@ -55,16 +55,8 @@ class PEARL:
                 f"(make: {{episodes_per_trial: {least}}}), got {self._env.episodes_per_trial}"
             )
         self.observation_size = shape[0]
-        self.action_size = self._env.single_action_space.shape[0]
-        self.tasks = list(self._env.task_set.train)
-
-        self._rng = np.random.default_rng(np.random.SeedSequence(seed))
-        self._generator = torch.Generator(self.device).manual_seed(int(self._rng.integers(2**62)))
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(self._rng.integers(2**62)))
-            self._build()
+        self._build_seeded()
         self.store = TransitionStore(len(self.tasks))
-        self.env_steps = self.updates = self.rounds = 0
         self._due = 0  # updates of this round that are still to be made
 
     def _build(self) -> None:
@@ -77,6 +69,9 @@ class PEARL:
         kind = ValueSAC if s.actor_critic == "value" else SAC
         belief = self.observation_size + s.latent_size
         self.sac = kind(belief, self.action_size, s.sac(), self._generator, self.device)
+
+    def _parts(self) -> dict[str, Part]:
+        return {"encoder": self.encoder, "optimiser": self._optimiser, "sac": self.sac}
 
     @classmethod
     def resolve(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +90,7 @@ class PEARL:
         while self.env_steps < env_steps or self._due:
             if self._due:
                 count = min(SLICE, self._due)
-                losses = self._train(count)
+                losses = self._averaged(self._update, count)
                 self._due -= count
             elif self.store.num_trials < warm:
                 count = min(warm - self.store.num_trials, len(self.tasks))
@@ -110,25 +105,14 @@ class PEARL:
     def _collect(self, chosen: np.ndarray) -> dict[str, float]:
         """One trial each of so many tasks, lived as at meta-test, with the exploring policy."""
         chosen = chosen % len(self.tasks)
-        if self._env.num_envs != len(chosen):
-            self._env.close()
-            self._env = self._make_env(len(chosen))
-        policy = self.policy(len(chosen), explore=True, seed=int(self._rng.integers(2**31)))
-        seed = int(self._rng.integers(2**31))
-        trials = live_trials(self._env, policy, [self.tasks[i] for i in chosen], seed)
+        policy = self.policy(len(chosen), explore=True, seed=self._draw_seed())
+        tasks = [self.tasks[i] for i in chosen]
+        trials = live_trials(self._env_of(len(chosen)), policy, tasks, self._draw_seed())
         self.store.add(chosen, trials)
         count, episodes, frames = trials.action.shape[:3]
         self.env_steps += count * episodes * (frames - 1)
         returns = trials.reward_dense.sum(2).mean(0)
         return {"prior_return": float(returns[0]), "posterior_return": float(returns[-1])}
-
-    def _train(self, count: int) -> dict[str, float]:
-        sums: dict[str, Tensor] = {}
-        for _ in range(count):
-            for name, value in self._update().items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
-        self.updates += count
-        return {name: float(value) / count for name, value in sums.items()}
 
     def _update(self) -> dict[str, Tensor]:
         """One gradient step of everything, on transitions of several tasks."""
@@ -179,52 +163,11 @@ class PEARL:
             torch.cat((next_state, z.detach()), -1).flatten(0, 1),
         )
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)
-
     # -- acting --------------------------------------------------------------------------------------
 
     def policy(self, num_trials: int, explore: bool, seed: int = 0) -> PearlPolicy:
         """The acting side with the present weights; ``explore=False`` takes the mean action for its z."""
         return PearlPolicy(self, num_trials, explore, seed)
-
-    # -- disk ----------------------------------------------------------------------------------------
-
-    def save(self, directory: Path) -> None:
-        """Weights, optimisers, generators and counts; episodes lie beside the folder, each block once."""
-        state = {
-            "encoder": self.encoder.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
-            "sac": self.sac.state_dict(),
-            "generator": self._generator.get_state(),
-            "rng": self._rng.bit_generator.state,
-            "counts": {name: getattr(self, name) for name in self._COUNTS},
-            "episodes": self.store.save(directory.parent / "episodes"),
-        }
-        buffer = io.BytesIO()  # torch's own writer hides what the system said, a full disk for one
-        torch.save(state, buffer)
-        (directory / "agent.pt").write_bytes(buffer.getbuffer())
-
-    def load(self, directory: Path) -> None:
-        """Restores what ``save`` wrote.
-
-        Raises:
-            ValueError: episodes are missing or damaged, or the checkpoint is of other settings.
-        """
-        state = torch.load(directory / "agent.pt", map_location=self.device, weights_only=True)
-        try:
-            self.encoder.load_state_dict(state["encoder"])
-            self.sac.load_state_dict(state["sac"])
-        except (KeyError, RuntimeError) as error:
-            raise ValueError(f"{directory} was written with other settings: {error}") from error
-        self._optimiser.load_state_dict(state["optimiser"])
-        self._generator.set_state(state["generator"].cpu())
-        self._rng.bit_generator.state = state["rng"]
-        for name in self._COUNTS:
-            setattr(self, name, state["counts"][name])
-        self.store.load(directory.parent / "episodes", state["episodes"])
-
-    _COUNTS = ("env_steps", "updates", "rounds", "_due")
 
 
 class PearlPolicy:

@@ -12,7 +12,7 @@ import pytest
 
 # Before anybody imports numpy or torch: small networks gain nothing from many threads, and machines
 # with many cores lose minutes to them. Drawing is left as the user set it (MUJOCO_GL).
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 ROOT = Path(__file__).resolve().parent.parent
