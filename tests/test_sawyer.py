@@ -270,6 +270,7 @@ def test_the_shelfs_released_reward_asks_for_an_upright_mug():
 
 @every_arm
 def test_sparse_reward_is_one_or_zero_and_comes_with_success(env_id):
+    pytest.importorskip("dm_control")
     env = held_out(env_id, 8)
     env.reset(seed=0, options={"task": list(env.task_set.test)})
     seen = set()
