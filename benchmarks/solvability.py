@@ -31,6 +31,7 @@ from benchmarks.peers import markdown
 from meld_agents.interface import Evidence
 from meld_agents.reference import ExplorerPolicy
 from meld_envs.env import TaskVectorEnv, load_family
+from meld_envs.families.locomotion import TwoDirections
 from meld_envs.families.sawyer import SawyerFamily
 from meld_envs.families.shelf_place import ShelfPlace
 from meld_envs.robots import sawyer
@@ -42,16 +43,22 @@ CHUNKS = 10  # samples of the contacts in a control step
 
 
 def held_out(env_id: str, tasks: int, **keywords: Any) -> TaskVectorEnv:
-    """So many held-out tasks of a family at once, with states for observations: nothing is drawn."""
+    """So many held-out tasks of a family at once, with states for observations: nothing is drawn.
+
+    A family that has only two tasks is given them in turn.
+    """
+    family = load_family(meld_envs.FAMILIES[env_id])
+    different = 2 if isinstance(family, TwoDirections) else tasks
     env = gym.make_vec(
-        env_id, num_envs=tasks, split="test", num_test_tasks=tasks, obs_type="state", **keywords
+        env_id, num_envs=tasks, split="test", num_test_tasks=different, obs_type="state", **keywords
     )
     return env.unwrapped  # type: ignore[return-value]
 
 
 def success_by_episode(env: TaskVectorEnv, act: Act) -> list[float]:
     """The share of trials in success at the end of each episode, with each held-out task once."""
-    observations, info = env.reset(seed=0, options={"task": list(env.task_set.test)})
+    tasks = [env.task_set.test[trial % len(env.task_set.test)] for trial in range(env.num_envs)]
+    observations, info = env.reset(seed=0, options={"task": tasks})
     rewards, shares = np.zeros(env.num_envs), []
     for step in range(1, env.trial_steps + 1):
         actions = act(env, Evidence(observations, rewards, info["episode_start"]))
