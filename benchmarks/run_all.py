@@ -229,7 +229,8 @@ def _env_of(values: dict[str, Any], env: str) -> Any:
 def print_list() -> None:
     """Families, agents and presets, a line each."""
     _print_table("environments", {env: _family_line(env) for env in env_ids()})
-    _print_table("agents", agent_targets())
+    others = {"sb3:NAME": "any algorithm of stable-baselines3 or sb3-contrib, e.g. sb3:SAC"}
+    _print_table("agents", agent_targets() | others)
     _print_table("presets", {name: str(load_preset(name).get("description", "")) for name in preset_names()})
 
 

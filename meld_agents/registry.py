@@ -22,6 +22,9 @@ BUILT_IN = {
     "explorer": "meld_agents.reference:Explorer",
 }
 
+#: What the names of stable-baselines3's and sb3-contrib's algorithms begin with, as in ``sb3:SAC``.
+SB3 = "sb3:"
+
 #: What an agent must have (``meld_agents.interface.Agent``).
 METHODS = ("resolve", "meta_train", "policy", "save", "load")
 
@@ -46,6 +49,8 @@ def find_agent(name: str) -> Any:
         AgentError: the name is unknown (with the nearest match), its module cannot be imported,
             or what it names is no agent.
     """
+    if name.startswith(SB3):
+        return _find_sb3(name)
     targets = agent_targets()
     if name not in targets and ":" not in name:
         raise AgentError(
@@ -59,6 +64,18 @@ def find_agent(name: str) -> Any:
             f"agent {name!r}: {module_name}:{class_name} has no {missing[0]}() (see meld_agents.interface)"
         )
     return found
+
+
+def _find_sb3(name: str) -> Any:
+    """The agent of an algorithm of stable-baselines3 or sb3-contrib."""
+    if importlib.util.find_spec("stable_baselines3") is None:
+        raise AgentError(f"agent {name!r} needs stable-baselines3: pip install 'meld-suite[sb3]'")
+    from meld_agents.sb3 import agent_class
+
+    try:
+        return agent_class(name.removeprefix(SB3))
+    except ValueError as error:
+        raise AgentError(str(error)) from error
 
 
 def _import(name: str, module_name: str, class_name: str) -> Any:

@@ -27,7 +27,7 @@ EXTRA = {"meld_envs": "", "meld_agents": "agents", "benchmarks": "bench"}
 #: Imported only where they are asked for, with a hint at what to install.
 OPTIONAL = {
     "meld_envs": {"dm_control"},
-    "meld_agents": set(),
+    "meld_agents": {"stable_baselines3", "sb3_contrib"},
     "benchmarks": {"ray", "stable_baselines3", "sb3_contrib"},
 }
 
