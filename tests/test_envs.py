@@ -155,8 +155,9 @@ def test_seed_and_tasks_determine_everything_that_follows(env_id, make_vec):
 
 
 @every_id
-def test_first_frames_do_not_tell_the_task(env_id, make_vec):
-    env = make_vec(env_id, 1)
+@pytest.mark.parametrize("obs_type", ["pixels", "state"])
+def test_first_frames_do_not_tell_the_task(env_id, obs_type, make_vec):
+    env = make_vec(env_id, 1, obs_type=obs_type)
     frames, rewards = [], []
     for task in hidden_twins(env):
         frames.append(env.reset(seed=0, options={"task": task})[0])

@@ -44,7 +44,8 @@ class WalkerParams(Locomotion):
 
     `Box(-1e6, 1e6, (17,), float32)`: positions of `rootz` (m), `rooty`, `thigh`, `leg`, `foot`, `thigh_left`,
     `leg_left`, `foot_left` (rad); velocities of the same and, before them, of `rootx`, each within ±10. With
-    `obs_type="pixels"` `Box(0, 255, (64, 64, 3), uint8)`: the model's tracking camera.
+    `obs_type="pixels"` `Box(0, 255, (64, 64, 3), uint8)`: the model's tracking camera, which here follows the
+    torso: the centre of mass, which it follows in the file, would tell the masses.
 
     ## Actions
 
@@ -113,8 +114,10 @@ class WalkerParams(Locomotion):
     state_names = (*JOINTS[1:], *(f"d_{joint}" for joint in JOINTS))
 
     def adapt(self, spec: mujoco.MjSpec) -> None:
-        """The source's physics step."""
+        """The source's physics step, and a camera that does not tell the masses."""
         spec.option.timestep = TIMESTEP
+        camera = spec.camera("track")
+        camera.mode = mujoco.mjtCamLight.mjCAMLIGHT_TRACK  # the file's follows the centre of mass
 
     # Tasks ------------------------------------------------------------------------------------
 
