@@ -168,7 +168,7 @@ class HalfCheetahVel(_HalfCheetah):
     """
 
     name = "HalfCheetahVel"
-    expert_success = 0.9  # measured: docs/environments.md
+    expert_success = 0.8  # the lowest of 20 seeds, 0.9, less a margin: docs/environments.md
     parameters = (Parameter("velocity", 0.0, MAX_SPEED, "m/s"),)
     num_train_tasks = 100  # thesis, appendix C.1
     num_test_tasks = 30  # thesis, appendix C.1

@@ -101,7 +101,7 @@ class WalkerParams(Locomotion):
         for base, elements in FIELDS.values()
         for name in elements
     )
-    expert_success = 0.7  # measured: docs/environments.md
+    expert_success = 0.6  # the lowest of 20 seeds, 0.7, less a margin: docs/environments.md
     num_train_tasks = 40  # thesis, appendix C.1
     num_test_tasks = 10  # thesis, appendix C.1
     varied_fields = tuple(FIELDS)
