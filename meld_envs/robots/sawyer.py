@@ -143,25 +143,30 @@ def give_gripper(spec: mujoco.MjSpec, drop: float, pitch: float, payload: float)
         rgba=[0.0] * 4,
     )
     for name, side in (("finger_left", 1.0), ("finger_right", -1.0)):
-        finger = hand.add_body(name=name, pos=[side * (HALF_GAP + FINGER_SIZE[0]), 0.0, GRIP - 0.01])
-        finger.gravcomp = 1.0
-        finger.add_joint(
-            name=name,
-            type=mujoco.mjtJoint.mjJNT_SLIDE,
-            axis=[-side, 0.0, 0.0],
-            range=[-0.02, HALF_GAP],
-            stiffness=[GRIP_STIFFNESS, 0.0, 0.0],
-            springref=GRIP_FORCE / GRIP_STIFFNESS,
-            damping=[20.0, 0.0, 0.0],
-            armature=0.1,
-        )
-        finger.add_geom(
-            name=name,
-            type=box,
-            size=FINGER_SIZE,
-            mass=0.05,
-            friction=[1.5, 0.02, 0.0001],
-            condim=4,
-            solref=[0.01, 1.0],
-            material="sawyer_metal",
-        )
+        _give_finger(hand, name, side)
+
+
+def _give_finger(hand: mujoco.MjsBody, name: str, side: float) -> None:
+    """A finger at one side of the hand, that a spring pushes to the middle."""
+    finger = hand.add_body(name=name, pos=[side * (HALF_GAP + FINGER_SIZE[0]), 0.0, GRIP - 0.01])
+    finger.gravcomp = 1.0
+    finger.add_joint(
+        name=name,
+        type=mujoco.mjtJoint.mjJNT_SLIDE,
+        axis=[-side, 0.0, 0.0],
+        range=[-0.02, HALF_GAP],
+        stiffness=[GRIP_STIFFNESS, 0.0, 0.0],
+        springref=GRIP_FORCE / GRIP_STIFFNESS,
+        damping=[20.0, 0.0, 0.0],
+        armature=0.1,
+    )
+    finger.add_geom(
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=FINGER_SIZE,
+        mass=0.05,
+        friction=[1.5, 0.02, 0.0001],
+        condim=4,
+        solref=[0.01, 1.0],
+        material="sawyer_metal",
+    )
