@@ -82,7 +82,7 @@ def success_row(env_id: str, tasks: int) -> dict[str, Any]:
         "tasks": tasks,
         "expert": success_by_episode(env, lambda env, _: env.expert_action())[-1],
         "random": success_by_episode(env, random_actions(0))[-1],
-        "still": success_by_episode(env, lambda env, _: np.zeros_like(env.expert_action()))[-1],
+        "still": success_by_episode(env, lambda env, _: np.zeros((env.num_envs, env.family.action_size)))[-1],
         "explorer": "",
     }
     if not env.family.has_candidates:
@@ -116,7 +116,7 @@ class Inspection:
             (~np.isfinite(self._world.qpos)).sum() + (~np.isfinite(self._world.qvel)).sum()
         )
         if isinstance(self._env.family, ShelfPlace):
-            held = sawyer.site(self._world, "tip") - sawyer.site(self._world, "mug_bottom")
+            held = sawyer.site(self._world, sawyer.TIP) - sawyer.site(self._world, "mug_bottom")
             self.slip = max(self.slip, float(np.linalg.norm(held, axis=1).max()))
         for sim, model in enumerate(self._models):
             self._data.qpos[:] = self._world.qpos[sim]
@@ -132,7 +132,11 @@ class Inspection:
 
 
 def inspect(env_id: str, episodes: int, seed: int = 0, batch: int = 50) -> dict[str, Any]:
-    """The second table's row of a family: so many episodes of random actions, each on a task of its own."""
+    """The second table's row of a family: so many episodes of random actions, each on a task of its own.
+
+    They are lived by batches; the last one is lived whole, and counted.
+    """
+    episodes = -(-episodes // batch) * batch
     env = held_out(env_id, batch)
     family, rng = env.family, np.random.default_rng(seed)
     inspection = Inspection(env)

@@ -40,7 +40,7 @@ import numpy as np
 
 import meld_envs
 from benchmarks.errors import BAD_REQUEST, OK, RequestError
-from benchmarks.peers import markdown, speed_row, steps_per_second
+from benchmarks.peers import drawing_step, markdown, speed_row, steps_per_second
 from benchmarks.peers.metaworld_pixels import DEFAULT_VENV, Metaworld, metaworld
 from meld_envs.config import usable_cores
 
@@ -101,14 +101,7 @@ def peer(size: int) -> Subject:
     env = gym.make(PEER, render_mode="rgb_array", width=size, height=size)
     env.reset(seed=0)
     env.action_space.seed(0)
-
-    def step() -> None:
-        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        env.render()
-        if terminated or truncated:
-            env.reset()
-
-    return Subject(f"peer: {PEER}, rgb_array", 1, step, [])
+    return Subject(f"peer: {PEER}, rgb_array", 1, drawing_step(env), [])
 
 
 def ours(env_id: str, num_tasks: int, size: int, num_threads: int | None = None) -> Subject:

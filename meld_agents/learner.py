@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meld_agents.interface import MakeEnv, TrialEnv
+from meld_agents.episodes import Trials
+from meld_agents.interface import MakeEnv, Policy, TrialEnv
+from meld_agents.rollout import live_trials
 
 
 class Part(Protocol):
@@ -26,6 +28,9 @@ class Part(Protocol):
 
 class Store(Protocol):
     """Episodes that are saved beside a checkpoint, each block once."""
+
+    def add(self, tasks: np.ndarray, trials: Trials) -> None:
+        """Appends lived trials."""
 
     def save(self, folder: Path) -> list[str]:
         """Writes what is new; returns the digests of all."""
@@ -78,6 +83,15 @@ class Learner:
             self._env.close()
             self._env = self._make_env(count)
         return self._env
+
+    def _live(self, chosen: np.ndarray, policy: Policy) -> Trials:
+        """Lives a trial of each chosen task, keeps it, and counts its steps."""
+        tasks = [self.tasks[index] for index in chosen]
+        trials = live_trials(self._env_of(len(chosen)), policy, tasks, self._draw_seed())
+        self.store.add(chosen, trials)
+        count, episodes, frames = trials.action.shape[:3]
+        self.env_steps += count * episodes * (frames - 1)
+        return trials
 
     def _draw_seed(self) -> int:
         return int(self._rng.integers(2**31))

@@ -27,7 +27,7 @@ from meld_agents.nets.perception import (
     CachedPerception,
     make_perception,
 )
-from meld_agents.rollout import RandomPolicy, live_trials
+from meld_agents.rollout import RandomPolicy
 from meld_agents.sac import SAC, Transitions
 from meld_agents.settings import to_mapping
 
@@ -152,10 +152,7 @@ class MELD(Learner):
         )
 
     def _collect(self, chosen: np.ndarray, policy: Policy) -> dict[str, float]:
-        tasks = [self.tasks[i] for i in chosen]
-        trials = live_trials(self._env_of(len(chosen)), policy, tasks, self._draw_seed())
-        self.store.add(chosen, trials)
-        self.env_steps += trials.action.shape[0] * trials.action.shape[1] * (trials.action.shape[2] - 1)
+        trials = self._live(chosen, policy)
         if self.perception.cached and not self._autoencoder_due():
             self.store.cache_features(self._encode_numpy)
         return {"collected_return": float(trials.reward_dense.sum((1, 2)).mean())}

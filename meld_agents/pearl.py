@@ -20,7 +20,6 @@ from meld_agents.interface import MakeEnv, Progress
 from meld_agents.learner import Learner, Part
 from meld_agents.nets.context_encoder import ContextEncoder, Evidence, Gaussian, kl_to_prior
 from meld_agents.pearl_settings import pearl_settings
-from meld_agents.rollout import live_trials
 from meld_agents.sac import SAC, Transitions
 from meld_agents.settings import to_mapping
 from meld_agents.transitions import Batch, TransitionStore
@@ -106,12 +105,7 @@ class PEARL(Learner):
         """One trial each of so many tasks, lived as at meta-test, with the exploring policy."""
         chosen = chosen % len(self.tasks)
         policy = self.policy(len(chosen), explore=True, seed=self._draw_seed())
-        tasks = [self.tasks[i] for i in chosen]
-        trials = live_trials(self._env_of(len(chosen)), policy, tasks, self._draw_seed())
-        self.store.add(chosen, trials)
-        count, episodes, frames = trials.action.shape[:3]
-        self.env_steps += count * episodes * (frames - 1)
-        returns = trials.reward_dense.sum(2).mean(0)
+        returns = self._live(chosen, policy).reward_dense.sum(2).mean(0)
         return {"prior_return": float(returns[0]), "posterior_return": float(returns[-1])}
 
     def _update(self) -> dict[str, Tensor]:

@@ -26,9 +26,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from meld_agents.interface import Evidence, MakeEnv, Progress, TrialEnv
 from meld_agents.settings import suggestion
+from meld_envs.wrappers import MAX_REWARD, observation_key, trial_space
 
 PACKAGES = ("stable_baselines3", "sb3_contrib")
-MAX_REWARD = 1000.0  # rewards are shown within +- this, so that the space is bounded
 LEAST_PIXELS = 36  # of stable-baselines3's image network (NatureCNN)
 #: What the agent sets itself, and a user must not.
 OURS = ("policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model")
@@ -63,22 +63,6 @@ def agent_class(name: str) -> type[StableBaselines]:
     return type(f"SB3{name}", (StableBaselines,), {"name": f"sb3:{name}", "algorithm": find_algorithm(name)})
 
 
-def trial_space(observation: spaces.Box, action: spaces.Box) -> spaces.Dict:
-    """What an algorithm sees of a step: the keys of ``meld_envs.TrialObservation``."""
-    return spaces.Dict(
-        {
-            _key(observation): observation,
-            "reward": spaces.Box(-MAX_REWARD, MAX_REWARD, (1,), np.float32),
-            "episode_start": spaces.Box(0.0, 1.0, (1,), np.float32),
-            "previous_action": spaces.Box(action.low, action.high, dtype=np.float32),
-        }
-    )
-
-
-def _key(observation: spaces.Box) -> str:
-    return "pixels" if len(observation.shape) == 3 else "state"
-
-
 def see(key: str, evidence: Evidence, previous: np.ndarray) -> dict[str, np.ndarray]:
     """Evidence of n trials and their previous actions ``(n, A)`` as such dictionaries."""
     starts = np.asarray(evidence.episode_start, bool)
@@ -99,7 +83,7 @@ class TrialVecEnv(VecEnv):
 
     def __init__(self, env: TrialEnv, rng: np.random.Generator) -> None:
         self.trial_env, self.rng = env, rng
-        self._key = _key(env.single_observation_space)
+        self._key = observation_key(env.single_observation_space)
         self._actions = np.zeros((env.num_envs, *env.single_action_space.shape), np.float32)
         self.seed_now = 0
         space = trial_space(env.single_observation_space, env.single_action_space)

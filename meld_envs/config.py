@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from meld_envs.family import Family
+from meld_envs.family import Family, check_choice
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 1024  # pixels
 
@@ -93,9 +93,7 @@ def usable_cores() -> int:
 
 def _check(family: str, name: str, value: Any) -> None:
     if name in _CHOICES:
-        if value not in _CHOICES[name]:
-            allowed = ", ".join(map(repr, _CHOICES[name]))
-            raise ValueError(f"{family}: {name}={value!r} is not allowed; choose one of {allowed}")
+        check_choice(family, name, value, _CHOICES[name])
         return
     if name == "num_threads" and value is None:
         return

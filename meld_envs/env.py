@@ -328,7 +328,10 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def expert_action(self) -> np.ndarray:
         """What the family's scripted expert, which knows the tasks, would do now: ``(n, A)`` float32."""
         self._require_reset("expert_action()")
-        return np.clip(self.family.expert(self._world, self._parameters), -1.0, 1.0).astype(np.float32)
+        return self._expert_for(self._parameters)
+
+    def _expert_for(self, parameters: np.ndarray) -> np.ndarray:
+        return np.clip(self.family.expert(self._world, parameters), -1.0, 1.0).astype(np.float32)
 
     def candidates_tried(self) -> np.ndarray:
         """Which candidates for what is hidden are being tried now, as a button that is down: ``(n, C)`` bool.
@@ -347,7 +350,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._require_reset("candidate_action()")
         supposed = self._parameters.copy()
         supposed[:, 0] = candidates  # the hidden one, see Family.tried
-        return np.clip(self.family.expert(self._world, supposed), -1.0, 1.0).astype(np.float32)
+        return self._expert_for(supposed)
 
     def render_people(self, trials: Sequence[int] | None = None) -> np.ndarray:
         """Pictures for people, with what is hidden made visible; in any render mode.

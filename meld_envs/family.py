@@ -52,6 +52,17 @@ class Outcome(NamedTuple):
     success: np.ndarray
 
 
+def check_choice(where: str, name: str, value: Any, choices: Sequence[str | None]) -> None:
+    """Refuses what is none of a keyword's choices.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value not in choices:
+        allowed = ", ".join(map(repr, choices))
+        raise ValueError(f"{where}: {name}={value!r} is not allowed; choose one of {allowed}")
+
+
 class Family(ABC):
     """A family of tasks. Subclasses are stateless: all state lives in the :class:`World`.
 
@@ -88,9 +99,7 @@ class Family(ABC):
             ValueError: a choice that a keyword does not have.
         """
         for name, value in chosen.items():
-            if value not in self.options[name]:
-                allowed = ", ".join(map(repr, self.options[name]))
-                raise ValueError(f"{self.name}: {name}={value!r} is not allowed; choose one of {allowed}")
+            check_choice(self.name, name, value, self.options[name])
         self.chosen = {name: chosen.get(name, choices[0]) for name, choices in self.options.items()}
 
     def choose(self, keywords: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:

@@ -11,6 +11,23 @@ from gymnasium import spaces
 MAX_REWARD = 1000.0  # rewards are shown within +- this, so that the space is bounded
 
 
+def observation_key(observation: spaces.Box) -> str:
+    """What the environment's own observation is called among the rest: ``pixels`` or ``state``."""
+    return "pixels" if len(observation.shape) == 3 else "state"
+
+
+def trial_space(observation: spaces.Box, action: spaces.Box) -> spaces.Dict:
+    """The space of what :class:`TrialObservation` shows of a step."""
+    return spaces.Dict(
+        {
+            observation_key(observation): observation,
+            "reward": spaces.Box(-MAX_REWARD, MAX_REWARD, (1,), np.float32),
+            "episode_start": spaces.Box(0.0, 1.0, (1,), np.float32),
+            "previous_action": spaces.Box(action.low, action.high, dtype=np.float32),
+        }
+    )
+
+
 class TrialObservation(
     gym.Wrapper[dict[str, np.ndarray], np.ndarray, Any, np.ndarray], gym.utils.RecordConstructorArgs
 ):
@@ -50,15 +67,8 @@ class TrialObservation(
         if not isinstance(seen, spaces.Box) or not isinstance(done, spaces.Box):
             raise TypeError(f"TrialObservation needs Box observations and actions, got {seen} and {done}")
         self._action_space_wrapped = done
-        self._key = "pixels" if len(seen.shape) == 3 else "state"
-        self.observation_space: Any = spaces.Dict(
-            {
-                self._key: seen,
-                "reward": spaces.Box(-MAX_REWARD, MAX_REWARD, (1,), np.float32),
-                "episode_start": spaces.Box(0.0, 1.0, (1,), np.float32),
-                "previous_action": spaces.Box(done.low, done.high, dtype=np.float32),
-            }
-        )
+        self._key = observation_key(seen)
+        self.observation_space: Any = trial_space(seen, done)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

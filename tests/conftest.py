@@ -50,3 +50,19 @@ def run_python() -> RunPython:
         )
 
     return run
+
+
+@pytest.fixture
+def make_vec():
+    """``gym.make_vec`` whose environments are closed after the test."""
+    import gymnasium as gym  # not before OMP_NUM_THREADS is set
+
+    made = []
+
+    def make(env_id, num_envs=3, **keywords):
+        made.append(gym.make_vec(env_id, num_envs=num_envs, **keywords))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()

@@ -80,20 +80,6 @@ def ten(tasks):
 HIDDEN_PHYSICS = {"meld/ShelfPlace-v0", "meld/WalkerParams-v0"}
 
 
-@pytest.fixture
-def make_vec():
-    """``gym.make_vec`` whose environments are closed after the test."""
-    made = []
-
-    def make(env_id, num_envs=3, **keywords):
-        made.append(gym.make_vec(env_id, num_envs=num_envs, **keywords))
-        return made[-1]
-
-    yield make
-    for env in made:
-        env.close()
-
-
 @every_id
 @pytest.mark.parametrize("obs_type", ["pixels", "state"])
 def test_checkers_pass_without_warnings(env_id, obs_type, recwarn):

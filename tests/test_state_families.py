@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
@@ -17,20 +16,6 @@ POINT = "meld/SparsePoint-v0"
 FWD_BACK, VEL = "meld/HalfCheetahFwdBack-v0", "meld/HalfCheetahVel-v0"
 HUMANOID, WALKER = "meld/HumanoidDirec-v0", "meld/WalkerParams-v0"
 ANT_FWD_BACK, GOAL = "meld/AntFwdBack-v0", "meld/AntGoal-v0"
-
-
-@pytest.fixture
-def make_vec():
-    """``gym.make_vec`` whose environments are closed after the test."""
-    made = []
-
-    def make(env_id, num_envs=3, **keywords):
-        made.append(gym.make_vec(env_id, num_envs=num_envs, **keywords))
-        return made[-1]
-
-    yield make
-    for env in made:
-        env.close()
 
 
 def hidden(env):

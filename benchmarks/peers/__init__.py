@@ -30,6 +30,18 @@ def steps_per_second(step: Callable[[], None], steps_per_call: int, seconds: flo
     return steps / max(passed, time.perf_counter() - start)
 
 
+def drawing_step(env: Any) -> Callable[[], None]:
+    """A function that takes one random step of a Gymnasium environment and draws it."""
+
+    def step() -> None:
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        env.render()
+        if terminated or truncated:
+            env.reset()
+
+    return step
+
+
 def speed_row(subject: str, rates: Sequence[float], **peers: Sequence[float]) -> dict[str, Any]:
     """A subject's line in a table of rates.
 

@@ -31,7 +31,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from benchmarks.errors import BAD_REQUEST, OK, RequestError
-from benchmarks.peers import markdown, speed_row, steps_per_second
+from benchmarks.peers import drawing_step, markdown, speed_row, steps_per_second
 
 TASK = "peg-insert-side-v3"
 CAMERA = "corner"
@@ -296,14 +296,7 @@ def stepping(size: int) -> tuple[Callable[[], None], Callable[[], None]]:
     )
     env.reset(seed=0)
     env.action_space.seed(0)
-
-    def step() -> None:
-        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        env.render()
-        if terminated or truncated:
-            env.reset()
-
-    return step, env.close
+    return drawing_step(env), env.close
 
 
 # ---------------------------------------------------------------- the command line

@@ -116,7 +116,7 @@ class ButtonPress(SawyerFamily):
         goal = np.stack(
             [parameters[:, 1], BUTTON_Y[buttons], np.full(len(sims), CAP_TOP - GOAL_DEPTH)], axis=1
         )
-        distance = np.linalg.norm(sawyer.site(world, self.tip) - goal, axis=1)
+        distance = np.linalg.norm(sawyer.site(world, sawyer.TIP) - goal, axis=1)
         sparse = self.tried(world)[sims, buttons].astype(np.float64)
         return Outcome(
             self.reward(distance), sparse, 0.0 - distance, world.memory["pressed"][sims, buttons].copy()
@@ -129,7 +129,7 @@ class ButtonPress(SawyerFamily):
 
     def expert(self, world: World, parameters: np.ndarray) -> np.ndarray:
         """Over the right button, and down on it."""
-        tips = sawyer.site(world, self.tip)
+        tips = sawyer.site(world, sawyer.TIP)
         targets = []
         for tip, (button, x) in zip(tips, parameters, strict=True):
             y = BUTTON_Y[int(button)]

@@ -184,7 +184,7 @@ class PegInsert(SawyerFamily):
     def outcome(self, world: World, parameters: np.ndarray, actions: np.ndarray) -> Outcome:
         """Distance to the hole's bottom, and whether the tip is inside."""
         sims, boxes = np.arange(world.num_sims), parameters[:, 0].astype(int)
-        distance = np.linalg.norm(sawyer.site(world, self.tip) - self._places(world)[sims, boxes], axis=1)
+        distance = np.linalg.norm(sawyer.site(world, sawyer.TIP) - self._places(world)[sims, boxes], axis=1)
         success = self.tried(world)[sims, boxes]
         dense = -(distance + self._tilt(world)) if self.is_fixed else self.reward(distance)
         return Outcome(dense, success.astype(np.float64), 0.0 - distance, success)
@@ -196,13 +196,13 @@ class PegInsert(SawyerFamily):
 
     def tried(self, world: World) -> np.ndarray:
         """Which boxes the peg is in: its tip within the walls, and near the bottom."""
-        offset = sawyer.site(world, self.tip)[:, np.newaxis] - self._places(world)
+        offset = sawyer.site(world, sawyer.TIP)[:, np.newaxis] - self._places(world)
         inside = (np.abs(offset[..., :2]) < HALF_HOLE).all(axis=-1)
         return inside & (np.linalg.norm(offset, axis=-1) <= SUCCESS_DISTANCE)
 
     def _tilt(self, world: World) -> np.ndarray:
         """The angle between the peg as it is and straight down, square to the holes: ``(n,)`` in rad."""
-        site = world.model.site(self.tip).id
+        site = world.model.site(sawyer.TIP).id
         axes = world.derived("site_xmat")[:, site].reshape(-1, 3, 3)
         return np.arccos(np.clip((np.einsum("nij,ij->n", axes, _DOWN_AXES) - 1.0) / 2.0, -1.0, 1.0))
 
@@ -215,7 +215,7 @@ class PegInsert(SawyerFamily):
 
     def expert(self, world: World, parameters: np.ndarray) -> np.ndarray:
         """Over the right box, and straight down; out of a wrong one first."""
-        tips, places = sawyer.site(world, self.tip), self._places(world)
+        tips, places = sawyer.site(world, sawyer.TIP), self._places(world)
         targets = [
             self.angles_at(self.start, _next_place(tip, boxes, int(row[0])), DOWN)
             for tip, boxes, row in zip(tips, places, parameters, strict=True)

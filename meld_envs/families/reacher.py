@@ -79,7 +79,7 @@ class Reacher(SawyerFamily):
 
     def outcome(self, world: World, parameters: np.ndarray, actions: np.ndarray) -> Outcome:
         """Distance to the goal."""
-        distance = np.linalg.norm(sawyer.site(world, self.tip) - parameters, axis=1)
+        distance = np.linalg.norm(sawyer.site(world, sawyer.TIP) - parameters, axis=1)
         near = distance <= SUCCESS_DISTANCE
         return Outcome(self.reward(distance), near.astype(np.float64), 0.0 - distance, near)
 

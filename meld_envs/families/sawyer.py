@@ -43,7 +43,6 @@ class SawyerFamily(Family):
 
     scene_file: ClassVar[str]
     start: ClassVar[tuple[float, ...]]
-    tip: ClassVar[str] = "tip"
 
     episode_steps = 40
     control_hz = sawyer.CONTROL_HZ
@@ -85,7 +84,7 @@ class SawyerFamily(Family):
 
     def state(self, world: World) -> np.ndarray:
         """Joint angles, joint velocities and the tip's position."""
-        return sawyer.state(world, self.tip)
+        return sawyer.state(world)
 
     def reward(self, distance: np.ndarray) -> np.ndarray:
         """The dense reward of a distance in metres, by the formula chosen."""
@@ -106,7 +105,7 @@ class SawyerFamily(Family):
 
 @lru_cache(maxsize=64)
 def _solver(family: type[SawyerFamily]) -> InverseKinematics:
-    return InverseKinematics(family().build_spec(), family.tip, sawyer.JOINTS)
+    return InverseKinematics(family().build_spec(), sawyer.TIP, sawyer.JOINTS)
 
 
 @lru_cache(maxsize=16384)

@@ -99,7 +99,7 @@ class ShelfPlace(SawyerFamily):
         data = mujoco.MjData(model)
         data.qpos[: sawyer.NUM_JOINTS] = self.start
         mujoco.mj_kinematics(model, data)
-        mug, tip = spec.body("mug"), data.site("tip")
+        mug, tip = spec.body("mug"), data.site(sawyer.TIP)
         mug.pos = tip.xpos.copy()
         mujoco.mju_mat2Quat(mug.quat, tip.xmat)
 

@@ -23,6 +23,7 @@ CONTROL_HZ = 4.0
 
 TOOL_POSITION = (0.0, 0.0, 0.06)  # m, of the end effector in the last link's frame
 TOOL_QUATERNION = (0.707107, 0.0, 0.0, 0.707107)
+TIP = "tip"  # the site at the tool's end
 TIP_POSITION = (0.0, 0.0, 0.03)  # m, of the tool's tip in the end effector's frame
 
 #: Of the state vector.
@@ -48,17 +49,14 @@ def give_tool(
     size: Sequence[float],
     position: Sequence[float],
     rgba: Sequence[float],
-    friction: float = 1.0,
 ) -> None:
     """Fixes a massless tool to the last link, with the site ``tip`` at its end (frames: released code)."""
     tool = spec.body("right_l6").add_body(name="end_effector", pos=TOOL_POSITION, quat=TOOL_QUATERNION)
     tool.gravcomp = 1.0
     tool.explicitinertial = True
     tool.mass, tool.inertia = 1e-8, [1e-8] * 3
-    tool.add_geom(
-        name="tool", type=shape, size=size, pos=position, rgba=rgba, friction=[friction, 0.005, 0.0001]
-    )
-    tool.add_site(name="tip", pos=TIP_POSITION, rgba=[0.0] * 4)
+    tool.add_geom(name="tool", type=shape, size=size, pos=position, rgba=rgba)
+    tool.add_site(name=TIP, pos=TIP_POSITION, rgba=[0.0] * 4)
 
 
 def move(world: World, actions: np.ndarray) -> None:
@@ -86,9 +84,9 @@ def site(world: World, name: str) -> np.ndarray:
     return world.derived("site_xpos")[:, world.model.site(name).id]
 
 
-def state(world: World, point: str = "tip") -> np.ndarray:
+def state(world: World) -> np.ndarray:
     """The arm's state ``(n, 17)``, named by ``STATE_NAMES``."""
-    return np.concatenate([angles(world), world.qvel[:, :NUM_JOINTS], site(world, point)], axis=1)
+    return np.concatenate([angles(world), world.qvel[:, :NUM_JOINTS], site(world, TIP)], axis=1)
 
 
 # The gripper -------------------------------------------------------------------------------
@@ -137,7 +135,7 @@ def give_gripper(spec: mujoco.MjSpec, drop: float, pitch: float, payload: float)
     )
     turn = -(np.pi / 2.0 + pitch)
     hand.add_site(
-        name="tip",
+        name=TIP,
         pos=np.array([0.0, 0.0, GRIP]) - drop * up,
         quat=[np.cos(turn / 2.0), np.sin(turn / 2.0), 0.0, 0.0],
         rgba=[0.0] * 4,
