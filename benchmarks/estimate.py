@@ -75,7 +75,7 @@ def kept_estimate(plan: Plan, job: Job, threads: int) -> Estimate | None:
         seconds = float(kept["wall_seconds"]) * scale
     except (TypeError, KeyError, ZeroDivisionError, ValueError):
         return None
-    return Estimate(_limited(seconds, plan), "an earlier run on this machine")
+    return Estimate(_limited(seconds, plan, job), "an earlier run on this machine")
 
 
 def _store() -> Path:
@@ -89,14 +89,16 @@ def _kept() -> dict[str, Any]:
 
 
 def _key(plan: Plan, job: Job, threads: int) -> str:
-    env = plan.envs[job.env]
-    what = [job.env, dict(env.make), job.agent, plan.agent_settings(job), to_mapping(plan.evaluation)]
+    what = [
+        job.env, plan.make(job), job.agent, plan.agent_settings(job), to_mapping(plan.evaluation_of(job)),
+    ]  # fmt: skip
     text = json.dumps([*what, threads, plan.device, processor()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _limited(seconds: float, plan: Plan) -> float:
-    return seconds if plan.max_minutes is None else min(seconds, 60 * plan.max_minutes)
+def _limited(seconds: float, plan: Plan, job: Job) -> float:
+    limit = plan.max_minutes_of(job)
+    return seconds if limit is None else min(seconds, 60 * limit)
 
 
 # ------------------------------------------------------------------------------------------------ calibration
@@ -116,8 +118,8 @@ def calibrate(plan: Plan, job: Job, threads: int) -> Estimate:
 
     The speed is that of the later half of the time: what comes first is often a warm-up.
     """
-    env_plan, evaluation, budget = plan.envs[job.env], plan.evaluation, plan.budget(job)
-    with closing(Environments(job.env, env_plan.make, threads)) as envs:
+    evaluation, budget = plan.evaluation_of(job), plan.budget(job)
+    with closing(Environments(job.env, plan.make(job), threads)) as envs:
         agent_class = find_agent(job.agent)
         set_threads(threads)
         began = time.monotonic()
@@ -126,12 +128,12 @@ def calibrate(plan: Plan, job: Job, threads: int) -> Estimate:
         building = time.monotonic() - began
         testing = _time_evaluation(agent, envs, "test", task_set.test, len(task_set.test))
         trying = _time_evaluation(agent, envs, "train", task_set.train, evaluation.train_tasks)
-        training, basis = _time_training(agent, env_plan.env_steps) if budget else (0.0, "one evaluation")
+        training, basis = _time_training(agent, budget) if budget else (0.0, "one evaluation")
     evaluations = 1 + (budget - 1) // evaluation.every if budget else 1
     final = evaluation.final_trials_per_task / evaluation.trials_per_task
     seconds = building + training + (evaluations + final) * testing * evaluation.trials_per_task
     seconds += (evaluations + 1) * trying
-    return Estimate(_limited(seconds, plan), f"measured now: {basis}")
+    return Estimate(_limited(seconds, plan, job), f"measured now: {basis}")
 
 
 def _time_evaluation(agent: Any, envs: Environments, split: str, tasks: Any, at_most: int) -> float:

@@ -89,10 +89,10 @@ class Run:
         self.plan, self.job, self._pause = plan, job, pause
         self.folder = results / job.folder
         self.settings = plan.agent_settings(job)
-        self.evaluation = plan.evaluation
-        self.env_plan = plan.envs[job.env]
+        self.evaluation = plan.evaluation_of(job)
+        self.max_minutes = plan.max_minutes_of(job)
         self.config = self._settle_config(threads)
-        self.envs = Environments(job.env, self.env_plan.make, self.config["threads"])
+        self.envs = Environments(job.env, plan.make(job), self.config["threads"])
         self.tables = {
             "train": Table(self.folder / "train.csv", TRAIN_COLUMNS, extensible=True),
             "eval": Table(self.folder / "eval.csv", EVAL_COLUMNS),
@@ -133,7 +133,7 @@ class Run:
     def _train(self) -> None:
         if self.state.evaluated_at < 0:
             self._evaluate(final=False)
-        budget = self.env_plan.env_steps
+        budget = self.plan.env_steps(self.job)
         for progress in self.agent.meta_train(budget):
             self._note(progress)
             due = (self.state.evaluated_at // self.evaluation.every + 1) * self.evaluation.every
@@ -143,7 +143,7 @@ class Run:
                 self._checkpoint()
             if self._is_out_of_time():
                 self.state.stopped_by = "max_minutes"
-                say(f"stopped after {self.plan.max_minutes} minutes, at {self.state.env_steps} steps")
+                say(f"stopped after {self.max_minutes} minutes, at {self.state.env_steps} steps")
                 break
         self.state.trained = True
         if self.state.evaluated_at == self.state.env_steps:
@@ -260,7 +260,7 @@ class Run:
         return self.state.wall_seconds + time.monotonic() - self._began
 
     def _is_out_of_time(self) -> bool:
-        return self.plan.max_minutes is not None and self._wall() >= 60 * self.plan.max_minutes
+        return self.max_minutes is not None and self._wall() >= 60 * self.max_minutes
 
     def _is_time_for(self, what: str, seconds: float) -> bool:
         if time.monotonic() - self._last[what] < seconds:
@@ -339,13 +339,13 @@ class Run:
         path = self.folder / "config.yaml"
         config = {
             "env": self.job.env,
-            "make": dict(self.env_plan.make),
-            "env_steps": self.env_plan.env_steps,
+            "make": self.plan.make(self.job),
+            "env_steps": self.plan.env_steps(self.job),
             "agent": self.job.agent,
             "settings": self.settings,
             "seed": self.job.seed,
             "evaluation": to_mapping(self.evaluation),
-            "max_minutes": self.plan.max_minutes,
+            "max_minutes": self.max_minutes,
         }
         earlier = load_yaml(path) if path.exists() else None
         for key, value in config.items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,12 +50,37 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class AgentPlan:
+    """In what one agent differs from the others on a family: its episodes of a trial, its budget.
+
+    Attributes:
+        make: keywords for ``gym.make_vec`` that go before the family's.
+        env_steps: its budget of meta-training; None: the family's.
+        every: environment steps between its evaluations; None: those of all agents.
+        max_minutes: its limit of wall-clock time; None: that of all jobs.
+    """
+
+    make: Mapping[str, Any] = field(default_factory=dict)
+    env_steps: int | None = None
+    every: int | None = None
+    max_minutes: float | None = None
+
+
+@dataclass(frozen=True)
 class EnvPlan:
-    """One family: keywords for ``gym.make_vec``, the training budget, settings of agents for it alone."""
+    """One family.
+
+    Attributes:
+        env_steps: the budget of meta-training.
+        make: keywords for ``gym.make_vec``.
+        settings: settings of agents for this family alone.
+        per_agent: in what single agents differ.
+    """
 
     env_steps: int
     make: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    per_agent: Mapping[str, AgentPlan] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,9 +119,31 @@ class Plan:
         jobs = [Job(env, agent, seed) for env in self.envs for seed in self.seeds for agent in self.agents]
         return sorted(jobs, key=lambda job: -self.budget(job))
 
+    def make(self, job: Job) -> dict[str, Any]:
+        """The job's keywords for ``gym.make_vec``."""
+        return {**self.envs[job.env].make, **self._own(job).make}
+
+    def env_steps(self, job: Job) -> int:
+        """The environment steps of meta-training that the job is given."""
+        own = self._own(job).env_steps
+        return self.envs[job.env].env_steps if own is None else own
+
     def budget(self, job: Job) -> int:
-        """The job's environment steps of meta-training; 0 for a reference, which does not learn."""
-        return self.envs[job.env].env_steps if getattr(find_agent(job.agent), "learns", True) else 0
+        """The environment steps that it uses of these; 0 for a reference, which does not learn."""
+        return self.env_steps(job) if getattr(find_agent(job.agent), "learns", True) else 0
+
+    def evaluation_of(self, job: Job) -> Evaluation:
+        """How the job is meta-tested."""
+        own = self._own(job).every
+        return self.evaluation if own is None else replace(self.evaluation, every=own)
+
+    def max_minutes_of(self, job: Job) -> float | None:
+        """The job's limit of wall-clock time, if it has one."""
+        own = self._own(job).max_minutes
+        return self.max_minutes if own is None else own
+
+    def _own(self, job: Job) -> AgentPlan:
+        return self.envs[job.env].per_agent.get(job.agent, AgentPlan())
 
     def agent_settings(self, job: Job) -> dict[str, Any]:
         """The agent's settings for this family, completed by the agent.
@@ -150,70 +196,6 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RequestError(f"{path}: expected a mapping at the top, got {type(values).__name__}")
     return values
-
-
-# ---------------------------------------------------------------------------------------- the command line
-
-
-def override(values: dict[str, Any], assignment: str, agents: Sequence[str]) -> None:
-    """Applies one ``--set KEY=VALUE`` to a preset's values.
-
-    Args:
-        values: changed in place.
-        assignment: a dotted key of the preset, or ``agent.setting``, and a YAML value.
-        agents: names for which the short form is understood.
-
-    Raises:
-        RequestError: no ``=``, a value that is not YAML, or a key that leads through something else.
-    """
-    key, equals, text = assignment.partition("=")
-    if not equals or not key:
-        raise RequestError(f"--set {assignment}: expected KEY=VALUE, for example meld.hidden=256")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RequestError(f"--set {assignment}: {text!r} is no YAML value") from error
-    short = next((agent for agent in agents if key.startswith(f"{agent}.")), None)
-    if short is not None:
-        key = f"settings.{key}"
-    if key.startswith("settings."):
-        _drop_from_envs(values, key)
-    _put(values, key, value, assignment)
-
-
-def _put(values: dict[str, Any], key: str, value: Any, assignment: str) -> None:
-    node = values
-    names = _split(node, key)
-    for name in names[:-1]:
-        node = (
-            node.setdefault(name, {}) if node.get(name) is not None else node.update({name: {}}) or node[name]
-        )
-        if not isinstance(node, dict):
-            raise RequestError(f"--set {assignment}: {name!r} is a value, not a group of keys")
-    node[names[-1]] = value
-
-
-def _split(values: Mapping[str, Any], key: str) -> list[str]:
-    """The key's parts; a part that exists and has dots of its own stays whole."""
-    names: list[str] = []
-    node: Any = values
-    while key:
-        known = [k for k in node if key == k or key.startswith(f"{k}.")] if isinstance(node, Mapping) else []
-        name = max(known, key=len) if known else key.partition(".")[0]
-        names.append(name)
-        key = key[len(name) + 1 :]
-        node = node.get(name) if isinstance(node, Mapping) else None
-    return names
-
-
-def _drop_from_envs(values: Mapping[str, Any], key: str) -> None:
-    """What the command line sets goes before what the preset has for single families."""
-    for entry in (values.get("envs") or {}).values():
-        node, names = entry, _split(entry, key) if isinstance(entry, Mapping) else []
-        for name in names[:-1]:
-            node = node.get(name) if isinstance(node, Mapping) else None
-        if isinstance(node, dict):
-            node.pop(names[-1], None)
 
 
 # ------------------------------------------------------------------------------------------------ checking
@@ -284,14 +266,24 @@ def _settings(value: Any, where: str) -> dict[str, dict[str, Any]]:
 
 def _env_plan(env: str, entry: Any) -> EnvPlan:
     entry = dict(_mapping(entry, f"envs: {env}"))
-    _known_keys(entry, ["make", "env_steps", "settings"], f"envs: {env}")
+    _known_keys(entry, ["make", "env_steps", "settings", "per_agent"], f"envs: {env}")
     if "env_steps" not in entry:
         raise RequestError(f"envs: {env}: 'env_steps' is missing (the budget of meta-training)")
     return EnvPlan(
         env_steps=coerce(entry["env_steps"], int, f"envs: {env}: env_steps"),
         make=dict(_mapping(entry.get("make") or {}, f"envs: {env}: make")),
         settings=_settings(entry.get("settings"), f"envs: {env}: settings"),
+        per_agent=_agent_plans(entry.get("per_agent"), f"envs: {env}: per_agent"),
     )
+
+
+def _agent_plans(value: Any, where: str) -> dict[str, AgentPlan]:
+    plans = {}
+    for agent, own in _mapping(value or {}, where).items():
+        own = dict(_mapping(own or {}, f"{where}: {agent}"))
+        own["make"] = dict(_mapping(own.get("make") or {}, f"{where}: {agent}: make"))
+        plans[str(agent)] = from_mapping(AgentPlan, own, f"{where}: {agent}")
+    return plans
 
 
 def _check_numbers(plan: Plan) -> None:
@@ -305,11 +297,19 @@ def _check_numbers(plan: Plan) -> None:
         **{f"envs: {env}: env_steps": (entry.env_steps, 1) for env, entry in plan.envs.items()},
         **{f"seeds: {seed}": (seed, 0) for seed in plan.seeds},
     }
+    limits = {"max_minutes": plan.max_minutes}
+    for env, entry in plan.envs.items():
+        for agent, own in entry.per_agent.items():
+            where = f"envs: {env}: per_agent: {agent}"
+            given = {"env_steps": own.env_steps, "every": own.every}
+            at_least |= {f"{where}: {key}": (n, 1) for key, n in given.items() if n is not None}
+            limits[f"{where}: max_minutes"] = own.max_minutes
     for name, (value, least) in at_least.items():
         if value < least:
             raise RequestError(f"{name}: must be at least {least}, got {value}")
-    if plan.max_minutes is not None and not plan.max_minutes > 0:
-        raise RequestError(f"max_minutes: must be above 0, got {plan.max_minutes}")
+    for name, limit in limits.items():
+        if limit is not None and not limit > 0:
+            raise RequestError(f"{name}: must be above 0, got {limit}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", plan.device):
         raise RequestError(f"device: {plan.device!r} is not auto, cpu or cuda")
 
@@ -322,8 +322,11 @@ def _check_names(plan: Plan) -> None:
             find_agent(agent)
         except AgentError as error:
             raise RequestError(str(error)) from error
-    overlays = [(env, name) for env, entry in plan.envs.items() for name in entry.settings]
-    for where, name in [("settings", name) for name in plan.settings] + overlays:
+    named = [("settings", name) for name in plan.settings]
+    for env, entry in plan.envs.items():
+        named += [(f"envs: {env}: settings", name) for name in entry.settings]
+        named += [(f"envs: {env}: per_agent", name) for name in entry.per_agent]
+    for where, name in named:
         try:
             if name not in plan.agents:
                 find_agent(name)
@@ -360,56 +363,6 @@ def check_env_id(env: str) -> None:
         raise RequestError(f"unknown environment {env!r}{suggestion(name, env_ids())}")
 
 
-def try_envs(plan: Plan, draw: bool = False) -> None:
-    """Makes every environment of the plan once, so that a bad keyword is known before anything runs.
-
-    Args:
-        plan: whose environments.
-        draw: also draws what the runs will draw, so that a missing graphics library is known, too.
-
-    Raises:
-        RequestError: what the environment says.
-    """
-    filmed = {"render_mode": "rgb_array"} if plan.evaluation.videos else {}
-    for env, entry in plan.envs.items():
-        for split in ("train", "test"):
-            try:
-                with closing(gym.make_vec(env, num_envs=1, split=split, **{**entry.make, **filmed})) as made:
-                    if draw and split == "test":
-                        made.reset(seed=0)
-                        made.render()
-            except Exception as error:
-                raise RequestError(f"envs: {env}: {error}") from error
-
-
-def try_agents(plan: Plan) -> None:
-    """Builds every agent of the plan once on every family: image sizes and settings may not fit together.
-
-    Raises:
-        RequestError: what the agent says.
-    """
-    for env in plan.envs:
-        for agent in plan.agents:
-            _try_agent(plan, Job(env, agent, plan.seeds[0]))
-
-
-def _try_agent(plan: Plan, job: Job) -> None:
-    made: list[Any] = []
-
-    def make_env(count: int) -> Any:
-        made.append(gym.make_vec(job.env, num_envs=count, **plan.envs[job.env].make))
-        return made[-1]
-
-    settings = plan.agent_settings(job)
-    try:
-        find_agent(job.agent)(make_env, settings, job.seed, "cpu")
-    except Exception as error:
-        raise RequestError(f"agent {job.agent!r} on {job.env}: {error}") from error
-    finally:
-        for env in made:
-            env.close()
-
-
 # ------------------------------------------------------------------------------------------- to and from YAML
 
 
@@ -420,19 +373,27 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "description": plan.description,
         "agents": list(plan.agents),
         "seeds": list(plan.seeds),
-        "envs": {
-            env: {
-                "make": dict(e.make),
-                "env_steps": e.env_steps,
-                "settings": {k: dict(v) for k, v in e.settings.items()},
-            }
-            for env, e in plan.envs.items()
-        },
+        "envs": {env: _env_to_dict(entry) for env, entry in plan.envs.items()},
         "settings": {agent: dict(own) for agent, own in plan.settings.items()},
         "evaluation": to_mapping(plan.evaluation),
         "max_minutes": plan.max_minutes,
         "device": plan.device,
     }
+
+
+def _env_to_dict(entry: EnvPlan) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "make": dict(entry.make),
+        "env_steps": entry.env_steps,
+        "settings": {agent: dict(own) for agent, own in entry.settings.items()},
+    }
+    if entry.per_agent:
+        given = {agent: vars(own) | {"make": dict(own.make)} for agent, own in entry.per_agent.items()}
+        values["per_agent"] = {
+            agent: {key: value for key, value in own.items() if value not in (None, {})}
+            for agent, own in given.items()
+        }
+    return values
 
 
 def plan_from_dict(values: Mapping[str, Any]) -> Plan:

@@ -66,7 +66,8 @@ class Progress:
             return wall
         if wall and speed:
             total = wall + (budget - float(status.get("env_steps", 0))) / speed
-            return total if self.plan.max_minutes is None else min(total, 60 * self.plan.max_minutes)
+            limit = self.plan.max_minutes_of(job)
+            return total if limit is None else min(total, 60 * limit)
         kept = self.estimates.get(job)
         return kept.seconds if kept is not None else None
 

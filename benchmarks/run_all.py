@@ -28,6 +28,7 @@ from typing import Any
 import gymnasium as gym
 
 import meld_envs
+from benchmarks.assignments import drop_limits, is_for_one_agent, override
 from benchmarks.engines import Engine, make_engine
 from benchmarks.errors import BAD_REQUEST, INTERRUPTED, JOB_FAILED, OK, RequestError, explain_os_error
 from benchmarks.estimate import estimate, keep_speed, kept_estimate, longest_first, plan_seconds
@@ -43,15 +44,13 @@ from benchmarks.plan import (
     load_preset,
     load_yaml,
     made_by_of,
-    override,
     plan_from_dict,
     plan_to_dict,
     preset_names,
-    try_agents,
-    try_envs,
 )
 from benchmarks.progress import Progress, duration, open_display
 from benchmarks.provenance import ROOT, now, usable_cores
+from benchmarks.rehearsal import try_agents, try_envs
 from benchmarks.report import write_report
 from meld_agents.registry import agent_targets
 from meld_agents.settings import suggestion
@@ -180,12 +179,14 @@ def _with_options(values: dict[str, Any], options: argparse.Namespace) -> dict[s
         values["agents"] = _list(options.agents)
     if options.seeds:
         values["seeds"] = [_seed(text) for text in _list(options.seeds)]
-    if options.max_minutes is not None:
-        values["max_minutes"] = options.max_minutes
     if options.device:
         values["device"] = options.device
-    for assignment in options.assignments:
-        override(values, assignment, [*(values.get("agents") or []), *agent_targets()])
+    agents = [*(values.get("agents") or []), *agent_targets()]
+    if options.max_minutes is not None:
+        values["max_minutes"] = options.max_minutes
+        drop_limits(values)
+    for assignment in sorted(options.assignments, key=is_for_one_agent):  # what is general, first
+        override(values, assignment, agents)
     if options.envs:
         values["envs"] = {env: _env_of(values, env) for env in _list(options.envs)}
     return values

@@ -31,6 +31,8 @@ pytest.importorskip("mujoco")
 ENV = "meld/PointNav-v0"
 PRESET = Path(__file__).parent / "runner.yaml"
 FAST = ["--preset", str(PRESET)]
+#: What a key of a single agent on the family begins with.
+OWN = f"envs.{ENV}.per_agent"
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +92,17 @@ def finished(root, tmp_path_factory):
         ([*FAST, "--set", "preset.x=1"], ["unknown key 'preset'"]),
         ([*FAST, "--set", f"envs.{ENV}.env_stps=3"], ["unknown key 'env_stps'", "'env_steps'"]),
         ([*FAST, "--set", f"envs.{ENV}.make.image_sise=3"], [ENV, "image_sise", "image_size"]),
+        ([*FAST, "--set", f"{OWN}.randm.env_steps=3"], ["per_agent", "unknown agent 'randm'", "'random'"]),
+        ([*FAST, "--set", f"{OWN}.random.env_stps=3"], ["random: unknown key 'env_stps'", "'env_steps'"]),
+        ([*FAST, "--set", f"{OWN}.random.env_steps=0"], ["random: env_steps", "at least 1, got 0"]),
+        ([*FAST, "--set", f"{OWN}.random.every=-2"], ["random: every", "at least 1, got -2"]),
+        ([*FAST, "--set", f"{OWN}.random.max_minutes=0"], ["random: max_minutes", "above 0"]),
+        ([*FAST, "--set", f"{OWN}.random.make=3"], ["random: make: expected a mapping, got 3"]),
+        ([*FAST, "--set", f"{OWN}.random.make.image_sise=3"], ["image_sise", "image_size"]),
+        (
+            [*FAST, "--set", f"{OWN}.expert.make.num_test_tasks=3"],
+            ["'expert' and 'random'", "different held-out tasks"],
+        ),
         ([*FAST, "--set", "random.hidden=3"], ["settings of agent 'random'", "hidden"]),
         ([*FAST, "--set", "settings.randm.hidden=3"], ["unknown agent 'randm'", "'random'"]),
         (["--preset", "debug", "--device", "cuda:99"], ["device 'cuda:99'", "--device cpu"]),
@@ -178,6 +191,69 @@ def test_the_command_line_goes_before_the_preset(tmp_path):
     assert plan.seeds == (3, 1)
     assert plan.envs[ENV].env_steps == 1000
     assert plan.agent_settings(plan.jobs()[0]) == {"noise": 0.2, "trials": 8}
+
+
+def own_preset(folder, **entry):
+    """The path of a preset in which single agents differ."""
+    values = plans.load_preset(str(PRESET))
+    values["agents"] = ["random", "runner_agents:Searcher"]
+    values["envs"][ENV].update(entry)
+    path = folder / "own.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return ["--preset", str(path)]
+
+
+def test_single_agents_may_differ(tmp_path):
+    own = {
+        "runner_agents:Searcher": {"make": {"episodes_per_trial": 3}, "env_steps": 90, "every": 30},
+        "pearl": {"max_minutes": 3},  # of a preset's agents, the command line may leave some out
+    }
+    plan = plan_of(*own_preset(tmp_path, per_agent=own), "--max-minutes", "2.5")
+    searcher, random = plan.jobs()[::-1] if plan.jobs()[0].agent == "random" else plan.jobs()
+    assert plan.make(searcher) == {**plan.make(random), "episodes_per_trial": 3}
+    assert "episodes_per_trial" not in plan.make(random) and plan.make(random)["image_size"] == 16
+    assert (plan.budget(searcher), plan.env_steps(random), plan.budget(random)) == (90, 400, 0)
+    assert (plan.evaluation_of(searcher).every, plan.evaluation_of(random).every) == (30, 200)
+    assert plan.max_minutes_of(plans.Job(ENV, "pearl", 0)) == 2.5, "the command line goes before the preset"
+    assert plans.plan_from_dict(yaml.safe_load(yaml.safe_dump(plans.plan_to_dict(plan)))) == plan
+    other = plan_of(*own_preset(tmp_path, per_agent={}), "--max-minutes", "2.5")
+    assert any("Searcher.env_steps: 90 there, - now" in line for line in plans.differences(plan, other))
+
+
+def test_the_command_line_and_single_agents(tmp_path):
+    name = "runner_agents:Searcher"
+    preset = own_preset(tmp_path, per_agent={name: {"make": {"episodes_per_trial": 3}, "env_steps": 90}})
+    job = plans.Job(ENV, name, 0)
+    plan = plan_of(*preset, "--set", f"{OWN}.{name}.env_steps=70", "--set", f"envs.{ENV}.env_steps=50")
+    assert (plan.env_steps(job), plan.make(job)["episodes_per_trial"]) == (70, 3)
+    assert plan.env_steps(plans.Job(ENV, "random", 0)) == 50
+    assert plan_of(*preset, "--set", f"envs.{ENV}.env_steps=50").env_steps(job) == 50
+    plan = plan_of(*preset, "--set", f"envs.{ENV}.make.episodes_per_trial=2")
+    assert (plan.env_steps(job), plan.make(job)["episodes_per_trial"]) == (90, 2)
+
+
+def test_names_with_dots_on_the_command_line():
+    name = "examples.third_party_agent:ConstantMove"
+    plan = plan_of(*FAST, "--agents", name, "--set", f"{OWN}.{name}.env_steps=30")
+    assert plan.env_steps(plans.Job(ENV, name, 0)) == 30
+
+
+def test_a_run_of_agents_that_adapt_at_different_times(tmp_path, capsys):
+    name = "runner_agents:Searcher"
+    own = {name: {"make": {"episodes_per_trial": 2}, "env_steps": 200, "every": 100, "max_minutes": 9}}
+    preset = own_preset(tmp_path, per_agent=own)
+    assert main([*preset, "--dry-run"]) == OK
+    assert "Searcher seed 0: 200 environment steps" in capsys.readouterr().out
+    assert main([*preset, "--out", str(tmp_path / "run")]) == OK
+    config = yaml.safe_load((folder(tmp_path / "run", name) / "config.yaml").read_text())
+    assert config["make"]["episodes_per_trial"] == 2 and config["env_steps"] == 200
+    assert config["evaluation"]["every"] == 100 and config["max_minutes"] == 9
+    rows = read_rows(folder(tmp_path / "run", name) / "eval.csv")
+    assert {row["episode"] for row in rows} == {"0", "1"}
+    assert {row["env_steps"] for row in rows} == {"0", "164", "328"}  # four trials of 2 × 20 + 1 steps each
+    assert {row["episode"] for row in read_rows(folder(tmp_path / "run", "random") / "eval.csv")} == {"0"}
+    assert main([*own_preset(tmp_path, per_agent={}), "--out", str(tmp_path / "run")]) == BAD_REQUEST
+    assert "another plan" in capsys.readouterr().err
 
 
 def test_a_plan_survives_yaml():
