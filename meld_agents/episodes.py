@@ -6,6 +6,7 @@ T + 1 frames. Blocks are written to disk once each, so checkpoints cost only wha
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import io
 import os
@@ -73,6 +74,11 @@ class EpisodeStore:
         return sum(len(block.tasks) for block in self._blocks)
 
     @property
+    def num_blocks(self) -> int:
+        """How many times trials were added."""
+        return len(self._blocks)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all arrays held, cached features included."""
         arrays = (a for b in self._blocks for a in (*b.trials, b.features) if a is not None)
@@ -113,6 +119,8 @@ class EpisodeStore:
         pairing: Pairing = "lived",
         episodes: int | None = None,
         features: bool = False,
+        since: int = 0,
+        earlier_share: float = 0.0,
     ) -> Sequences:
         """``count`` sequences, each of a task drawn uniformly among the tasks that have data.
 
@@ -123,6 +131,9 @@ class EpisodeStore:
                 were drawn independently (as the authors' released code does).
             episodes: episodes per sequence; default K, 1 for agents without trial memory.
             features: give cached features instead of observations.
+            since: only trials of this block and later ones (a block is one ``add``) ...
+            earlier_share: ... but each trial, or each episode where they are joined independently, comes from
+                the task's earlier ones with this probability.
 
         Raises:
             LookupError: the store is empty, or has no cached features where they are asked for.
@@ -135,15 +146,26 @@ class EpisodeStore:
         chosen: list[list[tuple[_Block, int, int]]] = []
         tasks = np.array([ready[i] for i in rng.integers(len(ready), size=count)])
         for task in tasks:
-            rows = self._of_task[task]
             if pairing == "lived" and episodes == per_trial:
+                rows = self._pool(rng, task, since, earlier_share)
                 block, row = rows[rng.integers(len(rows))]
                 chosen.append([(self._blocks[block], row, k) for k in range(episodes)])
             else:
-                draws = rng.integers(len(rows) * per_trial, size=episodes)
-                picks = [(*rows[d // per_trial], int(d % per_trial)) for d in draws]
+                pools = [self._pool(rng, task, since, earlier_share) for _ in range(episodes)]
+                draws = rng.integers([len(rows) * per_trial for rows in pools])
+                picks = [(*rows[d // per_trial], int(d % per_trial)) for rows, d in zip(pools, draws)]
                 chosen.append([(self._blocks[block], row, k) for block, row, k in picks])
         return self._gather(chosen, tasks, features)
+
+    def _pool(
+        self, rng: np.random.Generator, task: int, since: int, earlier_share: float
+    ) -> list[tuple[int, int]]:
+        """Of which of a task's trials one is drawn."""
+        rows = self._of_task[task]
+        first = bisect.bisect_left(rows, (since, 0)) if since else 0
+        if not 0 < first < len(rows):
+            return rows
+        return rows[:first] if rng.random() < earlier_share else rows[first:]
 
     def _gather(
         self, chosen: Sequence[Sequence[tuple[_Block, int, int]]], tasks: np.ndarray, features: bool

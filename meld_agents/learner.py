@@ -84,10 +84,10 @@ class Learner:
             self._env = self._make_env(count)
         return self._env
 
-    def _live(self, chosen: np.ndarray, policy: Policy) -> Trials:
+    def _live(self, chosen: np.ndarray, policy: Policy, dense_evidence: bool = False) -> Trials:
         """Lives a trial of each chosen task, keeps it, and counts its steps."""
         tasks = [self.tasks[index] for index in chosen]
-        trials = live_trials(self._env_of(len(chosen)), policy, tasks, self._draw_seed())
+        trials = live_trials(self._env_of(len(chosen)), policy, tasks, self._draw_seed(), dense_evidence)
         self.store.add(chosen, trials)
         count, episodes, frames = trials.action.shape[:3]
         self.env_steps += count * episodes * (frames - 1)

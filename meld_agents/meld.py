@@ -50,6 +50,7 @@ class MELD(Learner):
         self._build_seeded()
         self.store = EpisodeStore(len(self.tasks))
         self._autoencoder_done = self._warmup_done = 0
+        self._earlier_blocks = self._earlier_trials = 0  # what the first of two agents has lived
 
     def _build(self) -> None:
         """Networks and optimisers; draws initial weights."""
@@ -104,11 +105,19 @@ class MELD(Learner):
     # -- meta-training (Algorithm 1) ---------------------------------------------------------------
 
     def meta_train(self, env_steps: int) -> Iterator[Progress]:
-        """Warm-up, then rounds of collecting and training, until ``env_steps`` in total."""
+        """Warm-up, then rounds of collecting and training, until ``env_steps`` in total.
+
+        Where a dense stage is set, a first agent that is shown the dense reward does so for as many steps;
+        a second one then starts from scratch, is shown the reward that the environment gives, and has the
+        first one's trials beside its own (paper, appendix C).
+        """
         warm = self.settings.warmup_trials_per_task * len(self.tasks)
         while self.env_steps < env_steps:
-            if self.store.num_trials < warm:
-                losses = self._collect_warmup(warm - self.store.num_trials)
+            if self._in_dense_stage and self.env_steps >= self.settings.dense_stage_steps:
+                self._begin_second_agent()
+            missing = warm - (self.store.num_trials - self._earlier_trials)
+            if missing > 0:
+                losses = self._collect_warmup(missing)
             elif self._autoencoder_due() > 0:
                 losses = self._train_autoencoder(min(WARMUP_SLICE, self._autoencoder_due()))
                 if not self._autoencoder_due():
@@ -120,6 +129,17 @@ class MELD(Learner):
             else:
                 losses = self._round()
             yield Progress(self.env_steps, self.updates, losses)
+
+    @property
+    def _in_dense_stage(self) -> bool:
+        """Whether this is the first of two agents."""
+        return self.settings.dense_stage_steps > 0 and not self._earlier_blocks
+
+    def _begin_second_agent(self) -> None:
+        """New networks; the trials lived so far become the earlier ones."""
+        self._earlier_blocks, self._earlier_trials = self.store.num_blocks, self.store.num_trials
+        self._autoencoder_done = self._warmup_done = self.rounds = 0
+        self._build_seeded()
 
     def _round(self) -> dict[str, float]:
         """Collect with the present policy, then train model and actor-critic."""
@@ -152,7 +172,7 @@ class MELD(Learner):
         )
 
     def _collect(self, chosen: np.ndarray, policy: Policy) -> dict[str, float]:
-        trials = self._live(chosen, policy)
+        trials = self._live(chosen, policy, dense_evidence=self._in_dense_stage)
         if self.perception.cached and not self._autoencoder_due():
             self.store.cache_features(self._encode_numpy)
         return {"collected_return": float(trials.reward_dense.sum((1, 2)).mean())}
@@ -224,8 +244,11 @@ class MELD(Learner):
             s.trial_pairing,
             episodes=None if self.meta else 1,
             features=self.perception.cached,
+            since=self._earlier_blocks,
+            earlier_share=s.earlier_share,
         )
-        actions, rewards, dense = map(self._tensor, (sampled.action, sampled.reward, sampled.reward_dense))
+        shown = sampled.reward_dense if self._in_dense_stage else sampled.reward
+        actions, rewards, dense = map(self._tensor, (sampled.action, shown, sampled.reward_dense))
         starts = self._tensor(sampled.episode_start)
         targets, features = self._perceive(sampled, starts)
         noise = self.model.noise(*rewards.shape, generator=self._generator, device=self.device)
@@ -277,13 +300,17 @@ class MELD(Learner):
         return torch.cat(parts, -1)
 
     def _transitions(self, latents: Latents, actions: Tensor, rewards: Tensor, starts: Tensor) -> Transitions:
-        """Every step of every sequence, except those across an episode's end."""
-        inside = ~starts[:, 1:]
+        """Every step of every sequence; those across an episode's end only where credit crosses it."""
         belief = latents.belief.detach()
         paired = rewards[:, 1:] if self.settings.reward_timing == "next" else rewards[:, :-1]
-        return Transitions(
-            belief[:, :-1][inside], actions[:, :-1][inside], paired[inside], belief[:, 1:][inside]
-        )
+        before, taken, after, ends = belief[:, :-1], actions[:, :-1], belief[:, 1:], starts[:, 1:]
+        if self.settings.credit == "trial":
+            # The action at an episode's end goes nowhere: whatever it is, the next episode begins.
+            ignored = torch.rand(taken.shape, generator=self._generator, device=self.device) * 2.0 - 1.0
+            taken = torch.where(ends.unsqueeze(-1), ignored, taken)
+            return Transitions(*(x.flatten(0, 1) for x in (before, taken, paired, after)))
+        inside = ~ends
+        return Transitions(before[inside], taken[inside], paired[inside], after[inside])
 
     def _pick(self, transitions: Transitions) -> Transitions:
         """A random batch of them, with replacement."""
@@ -319,7 +346,7 @@ class MELD(Learner):
         if self.perception.cached and not self._autoencoder_due():
             self.store.cache_features(self._encode_numpy)
 
-    _COUNTS = (*Learner._COUNTS, "_autoencoder_done", "_warmup_done")
+    _COUNTS = (*Learner._COUNTS, "_autoencoder_done", "_warmup_done", "_earlier_blocks", "_earlier_trials")
 
 
 class MeldPolicy:

@@ -68,6 +68,12 @@ class MeldSettings:
     actor_updates_per_update: int = 1
     reward_timing: Literal["next", "arrival"] = "next"  # released: arrival (Q of b_t is paired with r_t)
 
+    credit: Literal["episode", "trial"] = "episode"  # deviation: trial lets values cross an episode's end
+
+    # Sparse rewards (Section 5.2, appendix C, equation 8)
+    dense_stage_steps: int = 0  # environment steps of a first agent that is shown the dense reward, 0 for none
+    earlier_share: float = 0.3  # of the second agent's trials, from the first one's data (released)
+
     # Schedule
     warmup_trials_per_task: int = 2  # 60 trajectories of 30 tasks
     warmup_action_hold: int = 1
@@ -107,10 +113,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("reward_input_scale", "reward_weight", "foresight_weight"), (0, FINITE)),
     **dict.fromkeys(("inverse_weight", "motion_scale"), (0, FINITE)),
     **dict.fromkeys(("foresight_pairs", "warmup_updates", "updates_per_round"), (0, FINITE)),
+    "dense_stage_steps": (0, FINITE),
     **dict.fromkeys(("autoencoder_batch", "trials_per_update", "actor_hidden", "actor_batch"), (1, FINITE)),
     **dict.fromkeys(("actor_updates_per_update", "warmup_trials_per_task"), (1, FINITE)),
     **dict.fromkeys(("warmup_action_hold", "collect_tasks"), (1, FINITE)),
-    **dict.fromkeys(("discount", "target_rate"), (0, 1)),
+    **dict.fromkeys(("discount", "target_rate", "earlier_share"), (0, 1)),
 }
 
 #: Named starting points; every other setting overrides them. ``paper`` is the defaults, ``released`` what

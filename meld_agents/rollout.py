@@ -30,7 +30,9 @@ class RandomPolicy:
         return self._action
 
 
-def live_trials(env: TrialEnv, policy: Policy, tasks: Sequence[Any], seed: int) -> Trials:
+def live_trials(
+    env: TrialEnv, policy: Policy, tasks: Sequence[Any], seed: int, dense_evidence: bool = False
+) -> Trials:
     """Runs one trial of every task, side by side, and returns them as they were lived.
 
     Args:
@@ -38,6 +40,8 @@ def live_trials(env: TrialEnv, policy: Policy, tasks: Sequence[Any], seed: int) 
         policy: acts; told that a trial starts.
         tasks: one task per trial.
         seed: decides all that the environment draws.
+        dense_evidence: show the policy the dense reward, whichever one the environment gives; what it
+            gives is kept all the same.
     """
     episodes, frames = env.episodes_per_trial, env.episode_steps + 1
     steps = episodes * frames
@@ -56,7 +60,8 @@ def live_trials(env: TrialEnv, policy: Policy, tasks: Sequence[Any], seed: int) 
         trials.observation[:, step] = observation
         trials.reward[:, step] = reward
         trials.reward_dense[:, step] = 0.0 if step % frames == 0 else info["reward_dense"]
-        action = policy.act(Evidence(observation, reward, np.asarray(info["episode_start"], bool)))
+        shown = trials.reward_dense[:, step] if dense_evidence else reward
+        action = policy.act(Evidence(observation, shown, np.asarray(info["episode_start"], bool)))
         if step % frames < frames - 1:
             trials.action[:, step] = action  # at an episode's last frame the action goes nowhere
         if step < steps - 1:
