@@ -71,7 +71,7 @@ class MeldSettings:
     credit: Literal["episode", "trial"] = "episode"  # deviation: trial lets values cross an episode's end
 
     # Sparse rewards (Section 5.2, appendix C, equation 8)
-    dense_stage_steps: int = 0  # environment steps of a first agent that is shown the dense reward, 0 for none
+    dense_stage_steps: int = 0  # of a first agent that is shown the dense reward; 0 for none
     earlier_share: float = 0.3  # of the second agent's trials, from the first one's data (released)
 
     # Schedule

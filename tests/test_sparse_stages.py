@@ -1,4 +1,4 @@
-"""MELD with sparse rewards: what each of the two agents is shown, what it learns from, and resuming between them."""
+"""MELD with sparse rewards: what each of the two agents is shown and learns from, and resuming."""
 
 import itertools
 
