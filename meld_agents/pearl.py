@@ -135,6 +135,8 @@ class PEARL(Learner):
         s = self.settings
         if s.context == "batch":
             return batch
+        if s.context == "trial":
+            return self.store.first_episodes(tasks, int(self._rng.integers(1, self._env.episodes_per_trial)))
         episodes = None if s.posterior_in_context else s.exploration_episodes
         return self.store.sample(self._rng, tasks, s.context_batch, episodes, s.context)
 

@@ -19,7 +19,9 @@ class PearlSettings:
     encoder_hidden: tuple[int, ...] = (200, 200, 200)
     deterministic: bool = False  # ablation: no bottleneck, z is a point (Figure 18)
     next_observation: bool = False  # part of the context, as where dynamics vary
-    context: Literal["recent", "all", "batch"] = "recent"  # ablations: Figure 17
+    # recent, all, batch: as published, and the ablations of Figure 17. trial (deviation): the first k episodes
+    # of the latest trial, k drawn anew at each update, which is what the encoder is given at meta-test.
+    context: Literal["recent", "all", "batch", "trial"] = "recent"
     posterior_in_context: bool = False  # whether context comes from posterior episodes too (sparse rewards)
     context_batch: int = 64
     kl_weight: float = 0.1  # of the sum over the tasks of an update (released code)

@@ -120,6 +120,17 @@ class TransitionStore:
             )
         within = rng.integers(from_episodes * steps, size=starts.shape)
         at = starts + within // steps * frames + within % steps
+        return self._at(at)
+
+    def first_episodes(self, tasks: np.ndarray, count: int) -> Batch:
+        """All transitions of the first ``count`` episodes of the latest trial of each task ``(M,)``."""
+        _, frames = self._shape
+        begin = np.array([self._starts[task][-1] for task in tasks])
+        within = (np.arange(count)[:, np.newaxis] * frames + np.arange(frames - 1)).ravel()
+        return self._at(begin[:, np.newaxis] + within)
+
+    def _at(self, at: np.ndarray) -> Batch:
+        """The transitions that leave these frames, ``(M, N)``."""
         observation, action, reward, dense = self._frames
         return Batch(observation[at], action[at], reward[at + 1], dense[at + 1], observation[at + 1])
 
