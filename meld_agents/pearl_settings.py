@@ -19,8 +19,8 @@ class PearlSettings:
     encoder_hidden: tuple[int, ...] = (200, 200, 200)
     deterministic: bool = False  # ablation: no bottleneck, z is a point (Figure 18)
     next_observation: bool = False  # part of the context, as where dynamics vary
-    # recent, all, batch: as published, and the ablations of Figure 17. trial (deviation): the first k episodes
-    # of the latest trial, k drawn anew at each update, which is what the encoder is given at meta-test.
+    # recent, all, batch: as published, and the ablations of Fig. 17; trial (deviation): the first k episodes
+    # of the latest trial, k drawn anew at each update, as the encoder is given them at meta-test.
     context: Literal["recent", "all", "batch", "trial"] = "recent"
     posterior_in_context: bool = False  # whether context comes from posterior episodes too (sparse rewards)
     context_batch: int = 64
