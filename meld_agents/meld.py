@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from meld_agents.autoencoding import Autoencoding
 from meld_agents.episodes import EpisodeStore, Sequences
 from meld_agents.interface import Evidence, MakeEnv, Policy, Progress
 from meld_agents.learner import Learner, Part
@@ -22,11 +23,7 @@ from meld_agents.meld_settings import meld_settings
 from meld_agents.nets.foresight import RewardForesight
 from meld_agents.nets.heads import log_normal, mlp
 from meld_agents.nets.latent_model import Latents, LatentStateModel
-from meld_agents.nets.perception import (
-    INVERSE_FRAMES,
-    CachedPerception,
-    make_perception,
-)
+from meld_agents.nets.perception import CachedPerception, make_perception
 from meld_agents.rollout import RandomPolicy
 from meld_agents.sac import SAC, Transitions
 from meld_agents.settings import to_mapping
@@ -49,7 +46,7 @@ class MELD(Learner):
         self.observation_shape = self._env.single_observation_space.shape
         self._build_seeded()
         self.store = EpisodeStore(len(self.tasks))
-        self._autoencoder_done = self._warmup_done = 0
+        self._warmup_done = 0
         self._earlier_blocks = self._earlier_trials = 0  # what the first of two agents has lived
 
     def _build(self) -> None:
@@ -81,12 +78,8 @@ class MELD(Learner):
                 "foresight": self.foresight,
             }
         ).to(self.device)
-        self._autoencoder_optimiser = None
-        frozen: set[int] = set()
-        if isinstance(self.perception, CachedPerception):
-            own = self.perception.autoencoder_parameters()
-            self._autoencoder_optimiser = torch.optim.Adam(own, lr=s.autoencoder_learning_rate, fused=True)
-            frozen = {id(p) for p in own}
+        self._autoencoding = Autoencoding(self.perception, s.autoencoding(), self.device)
+        frozen = {id(p) for p in self._autoencoding.parameters}
         self._model_parameters = [p for p in self._modules.parameters() if id(p) not in frozen]
         self._model_optimiser = torch.optim.Adam(self._model_parameters, lr=s.model_learning_rate, fused=True)
         self.sac = SAC(2 * latent, self.action_size, s.sac(), self._generator, self.device)
@@ -118,10 +111,10 @@ class MELD(Learner):
             missing = warm - (self.store.num_trials - self._earlier_trials)
             if missing > 0:
                 losses = self._collect_warmup(missing)
-            elif self._autoencoder_due() > 0:
-                losses = self._train_autoencoder(min(WARMUP_SLICE, self._autoencoder_due()))
-                if not self._autoencoder_due():
-                    self._encode_all(first=True)
+            elif self._autoencoding.due:
+                count = min(WARMUP_SLICE, self._autoencoding.due)
+                losses = self._autoencoding.train(self.store, self._rng, count)
+                self.updates += count
             elif self._warmup_done < self.settings.warmup_updates:
                 count = min(WARMUP_SLICE, self.settings.warmup_updates - self._warmup_done)
                 self._warmup_done += count
@@ -138,7 +131,7 @@ class MELD(Learner):
     def _begin_second_agent(self) -> None:
         """New networks; the trials lived so far become the earlier ones."""
         self._earlier_blocks, self._earlier_trials = self.store.num_blocks, self.store.num_trials
-        self._autoencoder_done = self._warmup_done = self.rounds = 0
+        self._warmup_done = self.rounds = 0
         self._build_seeded()
 
     def _round(self) -> dict[str, float]:
@@ -147,17 +140,12 @@ class MELD(Learner):
         chosen = self._choose_tasks(s.collect_tasks)
         losses = self._collect(chosen, self.policy(len(chosen), explore=True, seed=self._draw_seed()))
         self.rounds += 1
-        if self._refresh_due():
-            self._set_autoencoder_rate(s.autoencoder_refresh_learning_rate)
-            losses |= self._train_autoencoder(s.autoencoder_refresh_updates)
-            self._encode_all()
+        if self._autoencoding.refresh_due(self.rounds):
+            losses |= self._autoencoding.refresh(self.store, self._rng)
+            self.updates += s.autoencoder_refresh_updates
         return (
             losses | self._train(s.updates_per_round, acting=True) | {"store_bytes": float(self.store.nbytes)}
         )
-
-    def _refresh_due(self) -> bool:
-        every = self.settings.autoencoder_refresh_rounds
-        return self._autoencoder_optimiser is not None and every > 0 and self.rounds % every == 0
 
     def _choose_tasks(self, count: int) -> np.ndarray:
         """Indices of train tasks, without replacement as long as there are enough."""
@@ -173,53 +161,8 @@ class MELD(Learner):
 
     def _collect(self, chosen: np.ndarray, policy: Policy) -> dict[str, float]:
         trials = self._live(chosen, policy, dense_evidence=self._in_dense_stage)
-        if self.perception.cached and not self._autoencoder_due():
-            self.store.cache_features(self._encode_numpy)
+        self._autoencoding.encode_new(self.store)
         return {"collected_return": float(trials.reward_dense.sum((1, 2)).mean())}
-
-    # -- the frame autoencoder ---------------------------------------------------------------------
-
-    def _autoencoder_due(self) -> int:
-        if self._autoencoder_optimiser is None:
-            return 0
-        return self.settings.autoencoder_updates - min(
-            self._autoencoder_done, self.settings.autoencoder_updates
-        )
-
-    def _train_autoencoder(self, count: int) -> dict[str, float]:
-        assert isinstance(self.perception, CachedPerception) and self._autoencoder_optimiser
-        total = torch.zeros((), device=self.device)
-        for _ in range(count):
-            loss = self._autoencoder_loss(self.perception)
-            self._autoencoder_optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            self._autoencoder_optimiser.step()
-            total += loss.detach()
-        self._autoencoder_done += count
-        self.updates += count
-        return {"autoencoder_loss": float(total) / max(count, 1)}
-
-    def _set_autoencoder_rate(self, rate: float) -> None:
-        assert self._autoencoder_optimiser
-        for group in self._autoencoder_optimiser.param_groups:
-            group["lr"] = rate
-
-    def _autoencoder_loss(self, perception: CachedPerception) -> Tensor:
-        count, weight = self.settings.autoencoder_batch, self.settings.inverse_weight
-        if not weight:
-            return perception.autoencoder_loss(self._tensor(self.store.sample_frames(self._rng, count)))
-        sampled = self.store.sample_windows(self._rng, max(1, count // INVERSE_FRAMES), INVERSE_FRAMES)
-        pixels, inverse = perception.inverse_losses(*map(self._tensor, sampled))
-        return pixels + weight * inverse
-
-    def _encode_all(self, first: bool = False) -> None:
-        if first:
-            assert isinstance(self.perception, CachedPerception)
-            self.perception.standardise(self._tensor(self.store.sample_frames(self._rng, 2048)))
-        self.store.cache_features(self._encode_numpy, again=True)
-
-    def _encode_numpy(self, observations: np.ndarray) -> np.ndarray:
-        return self.perception.encode(self._tensor(observations)).cpu().numpy()
 
     # -- model and actor-critic --------------------------------------------------------------------
 
@@ -327,14 +270,12 @@ class MELD(Learner):
     # -- disk --------------------------------------------------------------------------------------
 
     def _parts(self) -> dict[str, Part]:
-        parts: dict[str, Part] = {
+        return {
             "modules": self._modules,
             "model_optimiser": self._model_optimiser,
             "sac": self.sac,
+            "autoencoding": self._autoencoding,
         }
-        if self._autoencoder_optimiser:
-            parts["autoencoder_optimiser"] = self._autoencoder_optimiser
-        return parts
 
     def load(self, directory: Path) -> None:
         """Restores what ``save`` wrote, and encodes the episodes again.
@@ -343,10 +284,9 @@ class MELD(Learner):
             ValueError: episodes are missing or damaged, or the checkpoint is of other settings.
         """
         super().load(directory)
-        if self.perception.cached and not self._autoencoder_due():
-            self.store.cache_features(self._encode_numpy)
+        self._autoencoding.encode_new(self.store)
 
-    _COUNTS = (*Learner._COUNTS, "_autoencoder_done", "_warmup_done", "_earlier_blocks", "_earlier_trials")
+    _COUNTS = (*Learner._COUNTS, "_warmup_done", "_earlier_blocks", "_earlier_trials")
 
 
 class MeldPolicy:

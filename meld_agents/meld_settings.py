@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from meld_agents.autoencoding import AutoencoderSettings
 from meld_agents.episodes import Pairing
 from meld_agents.nets.perception import PerceptionSettings
 from meld_agents.sac import SacSettings
-from meld_agents.settings import ABOVE_ZERO, FINITE, based_on, check_ranges, from_mapping
+from meld_agents.settings import ABOVE_ZERO, FINITE, based_on, check_ranges, from_mapping, part_of
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,11 @@ class MeldSettings:
 
     def perceiving(self) -> PerceptionSettings:
         """The part that concerns perception."""
-        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(PerceptionSettings)}
-        return PerceptionSettings(**shared)
+        return part_of(self, PerceptionSettings)
+
+    def autoencoding(self) -> AutoencoderSettings:
+        """The part that concerns the frame autoencoder's training."""
+        return part_of(self, AutoencoderSettings)
 
 
 _RANGES: dict[str, tuple[float, float]] = {

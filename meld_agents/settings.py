@@ -73,6 +73,12 @@ def check_ranges(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> No
             raise ValueError(f"{name}: must be {least}{most}, got {value!r}")
 
 
+def part_of(settings: Any, cls: type[T]) -> T:
+    """The dataclass ``cls`` filled from those fields of ``settings`` that have the same names."""
+    names = (f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+    return cls(**{name: getattr(settings, name) for name in names})
+
+
 def to_mapping(settings: Any) -> dict[str, Any]:
     """The plain values of a settings dataclass, tuples as lists, fit for YAML and JSON."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(settings).items()}

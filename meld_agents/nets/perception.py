@@ -88,32 +88,30 @@ class JointPerception(nn.Module):
         return to_uint8(self.decoder(z))
 
 
-class CachedPerception(nn.Module):
-    """A frame autoencoder with standardised features, and a decoder from latents to features."""
+class FrameAutoencoder(nn.Module):
+    """A frame autoencoder with standardised features."""
 
-    cached = True
-
-    def __init__(
-        self, shape: tuple[int, int, int], action: int, latent: int, settings: PerceptionSettings
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], settings: PerceptionSettings) -> None:
         super().__init__()
         layers, size = (shape, settings.filters), settings.feature_size
-        self.settings, self.feature_size = settings, size * (2 if settings.motion_scale else 1)
+        self.settings, self.feature_size = settings, size
         self.encoder = ImageEncoder(*layers, size, settings.nonlinearity, linear_output=True)
         self.decoder = ImageDecoder(*layers, size, settings.nonlinearity)
-        outputs = self.feature_size
-        self.from_latent = mlp((latent, settings.hidden, settings.hidden, outputs), settings.nonlinearity)
         self.inverse: nn.Module | None = None
-        if settings.inverse_weight:
-            inputs = INVERSE_FRAMES * size + action
-            self.inverse = mlp((inputs, settings.hidden, settings.hidden, action), settings.nonlinearity)
         self.shift: Tensor
         self.scale: Tensor
         self.register_buffer("shift", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
 
+    def add_inverse(self, action: int) -> None:
+        """Builds the network for :meth:`inverse_losses`, where ``inverse_weight`` is set."""
+        s = self.settings
+        if s.inverse_weight:
+            inputs = INVERSE_FRAMES * s.feature_size + action
+            self.inverse = mlp((inputs, s.hidden, s.hidden, action), s.nonlinearity)
+
     def autoencoder_parameters(self) -> list[nn.Parameter]:
-        """What :meth:`autoencoder_loss` trains; the rest belongs to the latent model."""
+        """What the losses below train."""
         inverse = self.inverse.parameters() if self.inverse is not None else ()
         return [*self.encoder.parameters(), *self.decoder.parameters(), *inverse]
 
@@ -140,21 +138,6 @@ class CachedPerception(nn.Module):
         predicted = self.inverse(torch.cat((features.flatten(1), actions[:, 0]), -1))
         return pixels, (predicted - actions[:, 1]).square().mean()
 
-    def with_motion(self, features: Tensor, previous: Tensor, starts: Tensor) -> Tensor:
-        """Features and their scaled change since the last frame (0 at an episode's start).
-
-        Explaining the change makes velocities a part of the latent state.
-
-        Args:
-            features: ``(..., F)``.
-            previous: the features one step earlier, ``(..., F)``.
-            starts: whether an episode starts here, ``(...)``.
-        """
-        scale = self.settings.motion_scale
-        if not scale:
-            return features
-        return torch.cat((features, scale * (features - previous) * ~starts.unsqueeze(-1)), -1)
-
     @torch.no_grad()
     def standardise(self, frames: Tensor) -> None:
         """Fits shift and scale so that these frames' features have mean 0 and root mean square 1.
@@ -172,6 +155,36 @@ class CachedPerception(nn.Module):
             (self.encoder(to_unit(part)) - self.shift) / self.scale for part in frames.split(ENCODE_BATCH)
         ]
         return torch.cat(parts)
+
+
+class CachedPerception(FrameAutoencoder):
+    """A frame autoencoder, and a decoder from latents to its features."""
+
+    cached = True
+
+    def __init__(
+        self, shape: tuple[int, int, int], action: int, latent: int, settings: PerceptionSettings
+    ) -> None:
+        super().__init__(shape, settings)
+        self.feature_size = settings.feature_size * (2 if settings.motion_scale else 1)
+        outputs = self.feature_size
+        self.from_latent = mlp((latent, settings.hidden, settings.hidden, outputs), settings.nonlinearity)
+        self.add_inverse(action)
+
+    def with_motion(self, features: Tensor, previous: Tensor, starts: Tensor) -> Tensor:
+        """Features and their scaled change since the last frame (0 at an episode's start).
+
+        Explaining the change makes velocities a part of the latent state.
+
+        Args:
+            features: ``(..., F)``.
+            previous: the features one step earlier, ``(..., F)``.
+            starts: whether an episode starts here, ``(...)``.
+        """
+        scale = self.settings.motion_scale
+        if not scale:
+            return features
+        return torch.cat((features, scale * (features - previous) * ~starts.unsqueeze(-1)), -1)
 
     def log_likelihood(self, features: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
         """Mean over frames of log p(f_t | z_t); features ``(N, F)``, z ``(N, Z)``."""
