@@ -78,16 +78,16 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Arrays of shape ``(n,)``, the same keys in ``reset`` and ``step``:
 
-    | key               | dtype   | meaning                                                              |
-    |-------------------|---------|----------------------------------------------------------------------|
-    | `task_id`         | int64   | index in the split's list, −1 for a task that is not in it           |
-    | `reward_dense`    | float64 | the dense reward, whichever one the agent is given                   |
-    | `reward_sparse`   | float64 | the sparse reward                                                    |
-    | `score`           | float64 | the family's measure, higher is better                               |
-    | `success`         | bool    | whether the family's criterion is met as of this step                |
-    | `is_success`      | bool    | the same, for those who read this name                               |
-    | `episode`         | int64   | 0-based, in the trial                                                |
-    | `episode_start`   | bool    | whether this is an episode's first frame                             |
+    | key                | dtype   | meaning                                                             |
+    |--------------------|---------|---------------------------------------------------------------------|
+    | `task_id`          | int64   | index in the split's list, −1 for a task that is not in it          |
+    | `reward_dense`     | float64 | the dense reward, whichever one the agent is given                  |
+    | `reward_sparse`    | float64 | the sparse reward                                                   |
+    | `score`            | float64 | the family's measure, higher is better                              |
+    | `success`          | bool    | whether the family's criterion is met as of this step               |
+    | `is_success`       | bool    | the same, for those who read this name                              |
+    | `episode_in_trial` | int64   | 0-based; not `episode`, see docs/architecture.md                    |
+    | `episode_start`    | bool    | whether this is an episode's first frame                            |
 
     ## Randomness
 
@@ -316,7 +316,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "score": outcome.score.copy(),
             "is_success": outcome.success.copy(),
             "success": outcome.success.copy(),
-            "episode": np.full(self.num_envs, episode, dtype=np.int64),
+            "episode_in_trial": np.full(self.num_envs, episode, dtype=np.int64),
             "episode_start": np.full(self.num_envs, step == 0),
         }
 

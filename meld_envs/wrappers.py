@@ -43,9 +43,6 @@ class TrialObservation(
     | `episode_start`   | `Box(0, 1, (1,), float32)`                                   |
     | `previous_action` | as the action space, clipped; 0 at an episode's start        |
 
-    In ``info``, ``episode`` is called ``episode_in_trial`` here: stable-baselines3 and Gymnasium's
-    ``RecordEpisodeStatistics`` take ``info["episode"]`` for statistics of their own.
-
     Example:
         >>> import gymnasium as gym, meld_envs
         >>> env = meld_envs.TrialObservation(gym.make("meld/PointNav-v0", episodes_per_trial=2))
@@ -75,7 +72,7 @@ class TrialObservation(
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Starts a trial."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._observation(observation, 0.0, True, None), _renamed(info)
+        return self._observation(observation, 0.0, True, None), info
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], Any, bool, bool, dict[str, Any]]:
         """Takes one step."""
@@ -86,7 +83,7 @@ class TrialObservation(
             reward,
             terminated,
             truncated,
-            _renamed(info),
+            info,
         )
 
     def _observation(
@@ -101,7 +98,3 @@ class TrialObservation(
             "episode_start": np.array([start], dtype=np.float32),
             "previous_action": np.clip(action, space.low, space.high).astype(np.float32),
         }
-
-
-def _renamed(info: dict[str, Any]) -> dict[str, Any]:
-    return {"episode_in_trial" if name == "episode" else name: value for name, value in info.items()}

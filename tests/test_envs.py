@@ -8,11 +8,13 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+import stable_baselines3 as sb3
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.evaluation import evaluate_policy
 
 import meld_envs
 from meld_envs.env import load_family
@@ -232,7 +234,7 @@ def test_trials_of_two_episodes(env_id, make_vec):
         history.append(info)
         assert not terminated.any()
         assert truncated.all() == truncated.any() == (step == env.trial_steps)
-        assert (info["episode"] == (step > length)).all()
+        assert (info["episode_in_trial"] == (step > length)).all()
         assert (info["episode_start"] == (step == length + 1)).all()
         assert env.task == tasks
         if step == length:
@@ -313,7 +315,7 @@ def test_info_has_an_array_per_trial(env_id, make_vec):
         "score": np.float64,
         "is_success": np.bool_,
         "success": np.bool_,
-        "episode": np.int64,
+        "episode_in_trial": np.int64,
         "episode_start": np.bool_,
     }
     for info in (env.reset(seed=0)[1], env.step(actions_of(env, 1)[0])[4]):
@@ -542,17 +544,62 @@ def test_trial_observation_is_a_flat_dict():
 
 
 def test_stable_baselines3_learns_from_trial_observations():
-    """It and Gymnasium's statistics take ``info["episode"]`` for something else."""
-    sb3 = pytest.importorskip("stable_baselines3")
     env = meld_envs.TrialObservation(gym.make(IDS[0], obs_type="state", episodes_per_trial=2))
     steps = env.unwrapped.trial_steps
     agent = sb3.PPO("MultiInputPolicy", env, n_steps=2 * steps, batch_size=steps, n_epochs=1, device="cpu")
     agent.learn(4 * steps)
     assert [done["l"] for done in agent.ep_info_buffer] == [steps] * 4
-    counted = gym.wrappers.RecordEpisodeStatistics(env)
-    _, info = counted.reset(seed=0)
-    assert info["episode_in_trial"] == 0
-    for _ in range(steps):
-        *_, info = counted.step(env.action_space.sample())
-    assert info["episode"]["l"] == steps and info["episode_in_trial"] == 1
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "policy"), [("meld/SparsePoint-v0", "MlpPolicy"), ("meld/PointNav-v0", "CnnPolicy")]
+)
+def test_stable_baselines3_learns_from_what_gym_make_returns(env_id, policy):
+    """Its monitor owns ``info["episode"]``, and reads it at every step."""
+    agent = sb3.SAC(
+        policy,
+        gym.make(env_id),
+        learning_starts=100,
+        train_freq=20,
+        batch_size=8,
+        buffer_size=300,
+        policy_kwargs={"net_arch": [8]},
+        device="cpu",
+    )
+    agent.learn(200, log_interval=1)
+    assert agent._n_updates > 0
+    assert [done["l"] for done in agent.ep_info_buffer] == [20] * 10
+    returns, lengths = evaluate_policy(agent, agent.env, n_eval_episodes=2, return_episode_rewards=True)
+    assert lengths == [20, 20]
+    assert all(value < 0 for value in returns)
+    agent.env.close()
+
+
+def test_gymnasium_counts_single_trials():
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make(IDS[0], obs_type="state", episodes_per_trial=2))
+    _, info = env.reset(seed=0)
+    assert info["episode_in_trial"] == 0
+    total, steps = 0.0, env.unwrapped.trial_steps
+    for _ in range(steps):
+        _, reward, _, _, info = env.step(env.action_space.sample())
+        total += reward
+    assert info["episode"]["l"] == steps
+    assert info["episode"]["r"] == pytest.approx(total)
+    assert info["episode_in_trial"] == 1
+    env.close()
+
+
+@pytest.mark.parametrize(
+    "keywords", [{}, {"autoreset": "next_step"}, {"vectorization_mode": "sync"}], ids=str
+)
+def test_gymnasium_counts_trials_side_by_side(keywords, make_vec):
+    env = gym.wrappers.vector.RecordEpisodeStatistics(make_vec(IDS[0], 3, obs_type="state", **keywords))
+    env.reset(seed=0)
+    total = np.zeros(3)
+    for actions in actions_of(env, load_family(meld_envs.FAMILIES[IDS[0]]).episode_steps):
+        _, rewards, _, truncated, info = env.step(actions.astype(np.float32))
+        total += rewards
+    assert truncated.all()
+    assert info["episode"]["l"].tolist() == [20] * 3
+    assert info["episode"]["r"] == pytest.approx(total)
