@@ -168,11 +168,11 @@ def test_what_a_third_party_agent_needs_comes_without_torch(module, run_python):
     assert result.stdout == "done\n", result.stderr
 
 
-def test_readme_has_the_three_examples():
-    assert len(readme_examples()) == 3
+def test_readme_has_the_four_examples():
+    assert len(readme_examples()) == 4
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", range(4))
 def test_readme_example_does_what_it_says(number, run_python, tmp_path):
     """Each example's comments that begin with ``prints`` are its promise."""
     code = readme_examples()[number]
