@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,9 @@ from benchmarks.provenance import ROOT, usable_cores
 
 #: How often Ray starts a job again that failed or lost its machine; it goes on from its checkpoint.
 RAY_RETRIES = 3
+#: How often a job is started again here whose process crashed in native code, such as a graphics driver's.
+CRASH_RETRIES = 3
+CRASHES = (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE, -signal.SIGABRT)
 _STOP_SECONDS = 10
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -52,6 +56,7 @@ class LocalEngine:
         self._results, self._parallel, self._threads = results, parallel, threads
         self._waiting = deque(jobs)
         self._processes: dict[Job, subprocess.Popen[bytes]] = {}
+        self._crashes: Counter[Job] = Counter()
 
     @property
     def waiting(self) -> list[Job]:
@@ -64,14 +69,21 @@ class LocalEngine:
         return list(self._processes)
 
     def poll(self) -> list[tuple[Job, int]]:
-        """Starts waiting jobs where there is room; returns those that have ended, with exit codes."""
+        """Starts waiting jobs where there is room; returns those that have ended, with exit codes.
+
+        One that crashed goes on from its newest checkpoint, unless it has done so too often.
+        """
         ended = [
             (job, process.returncode)
             for job, process in self._processes.items()
             if process.poll() is not None
         ]
-        for job, _ in ended:
+        for job, code in list(ended):
             del self._processes[job]
+            if code in CRASHES and self._crashes[job] < CRASH_RETRIES:
+                self._crashes[job] += 1
+                self._waiting.appendleft(job)
+                ended.remove((job, code))
         while self._waiting and len(self._processes) < self._parallel:
             job = self._waiting.popleft()
             self._processes[job] = start_job(self._results, job, self._threads)

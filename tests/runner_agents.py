@@ -1,6 +1,9 @@
 """Agents of a third party, found as ``runner_agents:Class``: they import nothing of the suite."""
 
 import json
+import os
+import signal
+from pathlib import Path
 
 import numpy as np
 
@@ -105,6 +108,18 @@ class Failing(Searcher):
             yield progress
             if progress.env_steps > env_steps / 2:
                 raise RuntimeError("out of luck <script>")
+
+
+class Crashing(Searcher):
+    """Its process crashes in the middle of its training, the first time that it comes there."""
+
+    def meta_train(self, env_steps):
+        for progress in super().meta_train(env_steps):
+            yield progress
+            witness = Path(os.environ["CRASH_WITNESS"])
+            if progress.env_steps > env_steps / 2 and not witness.exists():
+                witness.touch()
+                os.kill(os.getpid(), signal.SIGSEGV)
 
 
 class Incomplete:

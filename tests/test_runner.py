@@ -256,6 +256,16 @@ def test_a_run_of_agents_that_adapt_at_different_times(tmp_path, capsys):
     assert "another plan" in capsys.readouterr().err
 
 
+def test_a_job_that_crashes_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRASH_WITNESS", str(tmp_path / "crashed"))
+    name, steady = "runner_agents:Crashing", "runner_agents:Searcher"
+    assert main([*FAST, "--agents", f"{name},{steady}", "--out", str(tmp_path / "run")]) == OK
+    assert (tmp_path / "crashed").exists()
+    assert len(read_json(folder(tmp_path / "run", name) / "provenance.json")["sessions"]) == 2
+    rows = [read_rows(folder(tmp_path / "run", agent) / "eval.csv") for agent in (name, steady)]
+    assert rows[0] == rows[1]
+
+
 def test_a_plan_survives_yaml():
     plan = plan_of(*FAST, "--max-minutes", "2.5")
     assert plans.plan_from_dict(yaml.safe_load(yaml.safe_dump(plans.plan_to_dict(plan)))) == plan
