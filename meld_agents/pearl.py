@@ -114,14 +114,19 @@ class PEARL(Learner):
         ready = self.store.ready
         tasks = ready[self._rng.integers(len(ready), size=s.tasks_per_update)]
         batch = self.store.sample(self._rng, tasks, s.batch)
-        belief = self.encoder(self._context(self._sample_context(tasks, batch)))
+        context = self._sample_context(tasks, batch)
+        evidence = self.encoder.factors(self._context(context))
+        belief = self.encoder.posterior(evidence.total())
         noise = torch.randn(belief.mean.shape, generator=self._generator, device=self.device)
         z = belief.sample(noise).unsqueeze(1).expand(-1, s.batch, -1)
         self._optimiser.zero_grad(set_to_none=True)
         kl = torch.zeros((), device=self.device)
         if not s.deterministic:
             kl = kl_to_prior(belief).sum()
-            (s.kl_weight * kl).backward(retain_graph=True)
+            penalty = s.kl_weight * kl
+            if s.unrewarded_kl_weight:
+                penalty = penalty + s.unrewarded_kl_weight * self._unrewarded_kl(evidence, context)
+            penalty.backward(retain_graph=True)
         losses = self.sac.update(self._transitions(batch, z))  # the critics' error reaches the encoder
         self._optimiser.step()
         spread = belief.variance.mean().sqrt()
@@ -131,12 +136,19 @@ class PEARL(Learner):
             "belief_mean_size": belief.mean.abs().mean(),
         }
 
+    def _unrewarded_kl(self, factors: Evidence, context: Batch) -> Tensor:
+        """How far what was not rewarded moves the belief by itself, summed over the tasks."""
+        counts = self._tensor(context.reward == 0.0).unsqueeze(-1)
+        alone = Evidence(factors.precision * counts, factors.weighted * counts).total()
+        some = counts.any(-2).squeeze(-1)
+        return kl_to_prior(self.encoder.posterior(Evidence(*(field[some] for field in alone)))).sum()
+
     def _sample_context(self, tasks: np.ndarray, batch: Batch) -> Batch:
         s = self.settings
         if s.context == "batch":
             return batch
         if s.context == "trial":
-            return self.store.first_episodes(tasks, int(self._rng.integers(1, self._env.episodes_per_trial)))
+            return self.store.sample_episodes(self._rng, tasks, s.context_batch)
         episodes = None if s.posterior_in_context else s.exploration_episodes
         return self.store.sample(self._rng, tasks, s.context_batch, episodes, s.context)
 

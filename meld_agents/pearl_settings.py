@@ -19,12 +19,14 @@ class PearlSettings:
     encoder_hidden: tuple[int, ...] = (200, 200, 200)
     deterministic: bool = False  # ablation: no bottleneck, z is a point (Figure 18)
     next_observation: bool = False  # part of the context, as where dynamics vary
-    # recent, all, batch: as published, and the ablations of Fig. 17; trial (deviation): the first k episodes
-    # of the latest trial, k drawn anew at each update, as the encoder is given them at meta-test.
+    # recent, all, batch: as published, and ablations (Figure 17). trial (deviation): k whole episodes of the
+    # latest trial that was rewarded, k drawn anew at each update, as the encoder is given them at meta-test.
     context: Literal["recent", "all", "batch", "trial"] = "recent"
     posterior_in_context: bool = False  # whether context comes from posterior episodes too (sparse rewards)
     context_batch: int = 64
     kl_weight: float = 0.1  # of the sum over the tasks of an update (released code)
+    # deviation for sparse rewards: what was not rewarded should not move the belief by itself
+    unrewarded_kl_weight: float = 0.0
     exploration_episodes: int = 2  # of a trial, with z from the prior
 
     # Actor-critic
@@ -62,7 +64,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("latent_size", "encoder_hidden", "hidden", "context_batch"), (1, FINITE)),
     **dict.fromkeys(("tasks_per_update", "batch", "warmup_trials_per_task"), (1, FINITE)),
     **dict.fromkeys(("collect_tasks", "exploration_episodes"), (1, FINITE)),
-    **dict.fromkeys(("kl_weight", "updates_per_round"), (0, FINITE)),
+    **dict.fromkeys(("kl_weight", "unrewarded_kl_weight", "updates_per_round"), (0, FINITE)),
     **dict.fromkeys(("learning_rate", "reward_scale", "initial_temperature"), (ABOVE_ZERO, FINITE)),
     **dict.fromkeys(("discount", "target_rate"), (0, 1)),
 }

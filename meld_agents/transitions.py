@@ -47,6 +47,7 @@ class TransitionStore:
         self._size = 0
         self._frames: list[np.ndarray] = []
         self._starts: list[list[int]] = [[] for _ in range(self._episodes.num_tasks)]
+        self._telling: list[tuple[int, int]] = [(0, -1)] * self._episodes.num_tasks  # trial, rewarded episode
         self._shape = (0, 0)  # episodes of a trial, frames of an episode
 
     @property
@@ -77,7 +78,13 @@ class TransitionStore:
         for held, array in zip(self._frames, flat, strict=True):
             held[self._size : self._size + new] = array
         for row, task in enumerate(tasks):
-            self._starts[task].append(self._size + row * shape[0] * shape[1])
+            begin = self._size + row * shape[0] * shape[1]
+            self._starts[task].append(begin)
+            rewarded = np.flatnonzero(trials.reward[row].any(-1))
+            if len(rewarded):
+                self._telling[task] = (begin, int(rewarded[0]))
+            elif self._telling[task][1] < 0:
+                self._telling[task] = (begin, -1)
         self._size += new
 
     def _reserve(self, size: int, like: Sequence[np.ndarray]) -> None:
@@ -122,12 +129,28 @@ class TransitionStore:
         at = starts + within // steps * frames + within % steps
         return self._at(at)
 
-    def first_episodes(self, tasks: np.ndarray, count: int) -> Batch:
-        """All transitions of the first ``count`` episodes of the latest trial of each task ``(M,)``."""
-        _, frames = self._shape
-        begin = np.array([self._starts[task][-1] for task in tasks])
+    def sample_episodes(self, rng: np.random.Generator, tasks: np.ndarray, at_most: int) -> Batch:
+        """All transitions of k episodes of one trial of each task ``(M,)``, k drawn for all of them together.
+
+        The trial is the task's latest one that was ever rewarded, or its latest; the first rewarded episode
+        is always among the k, the others are the trial's first.
+
+        Args:
+            rng: draws k.
+            tasks: indices of tasks that have data.
+            at_most: transitions of a task, as far as that is an episode's.
+        """
+        per_trial, frames = self._shape
+        most = min(per_trial, max(1, at_most // (frames - 1)))
+        count = int(rng.integers(1, most + 1))
         within = (np.arange(count)[:, np.newaxis] * frames + np.arange(frames - 1)).ravel()
-        return self._at(begin[:, np.newaxis] + within)
+        at = np.empty((len(tasks), len(within)), np.int64)
+        for row, task in enumerate(tasks):
+            begin, rewarded = self._telling[task]
+            at[row] = begin + within
+            if rewarded >= count:
+                at[row, 1 - frames :] = begin + rewarded * frames + np.arange(frames - 1)
+        return self._at(at)
 
     def _at(self, at: np.ndarray) -> Batch:
         """The transitions that leave these frames, ``(M, N)``."""

@@ -36,6 +36,10 @@ class Evidence(NamedTuple):
     precision: Tensor
     weighted: Tensor
 
+    def total(self) -> Evidence:
+        """Of all factors ``(..., N, Z)`` together."""
+        return Evidence(self.precision.sum(-2), self.weighted.sum(-2))
+
     def join(self, other: Evidence) -> Evidence:
         """Of both contexts together."""
         return Evidence(self.precision + other.precision, self.weighted + other.weighted)
@@ -64,14 +68,18 @@ class ContextEncoder(nn.Module):
         self.latent, self.deterministic = latent, deterministic
         self.net = mlp((inputs, *hidden, latent if deterministic else 2 * latent), "relu")
 
-    def evidence(self, context: Tensor) -> Evidence:
-        """Sums over a context ``(..., N, inputs)``: ``(..., Z)`` each."""
+    def factors(self, context: Tensor) -> Evidence:
+        """What each transition of a context ``(..., N, inputs)`` amounts to: ``(..., N, Z)`` each."""
         out = self.net(context)
         if self.deterministic:
-            return Evidence(torch.ones_like(out).sum(-2), out.sum(-2))
+            return Evidence(torch.ones_like(out), out)
         mean, raw = out.chunk(2, -1)
         precision = 1.0 / functional.softplus(raw).clamp(min=MIN_VARIANCE)
-        return Evidence(precision.sum(-2), (precision * mean).sum(-2))
+        return Evidence(precision, precision * mean)
+
+    def evidence(self, context: Tensor) -> Evidence:
+        """Sums over a context ``(..., N, inputs)``: ``(..., Z)`` each."""
+        return self.factors(context).total()
 
     def posterior(self, evidence: Evidence) -> Gaussian:
         """The belief that these sums give."""
