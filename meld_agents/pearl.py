@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from meld_agents import interface
-from meld_agents.interface import MakeEnv, Progress
+from meld_agents.interface import MakeEnv, Policy, Progress
 from meld_agents.learner import Learner, Part
 from meld_agents.nets.context_encoder import ContextEncoder, Evidence, Gaussian, kl_to_prior
 from meld_agents.pearl_settings import pearl_settings
+from meld_agents.rollout import RandomPolicy
 from meld_agents.sac import SAC, Transitions
 from meld_agents.settings import to_mapping
 from meld_agents.transitions import Batch, TransitionStore
@@ -93,7 +94,8 @@ class PEARL(Learner):
                 self._due -= count
             elif self.store.num_trials < warm:
                 count = min(warm - self.store.num_trials, len(self.tasks))
-                losses = self._collect(np.arange(self.store.num_trials, self.store.num_trials + count))
+                next_ones = np.arange(self.store.num_trials, self.store.num_trials + count)
+                losses = self._collect(next_ones, warm=True)
             else:
                 count = self.settings.collect_tasks
                 losses = self._collect(self._rng.integers(len(self.tasks), size=count))
@@ -101,17 +103,20 @@ class PEARL(Learner):
                 self._due = self.settings.updates_per_round
             yield Progress(self.env_steps, self.updates, losses)
 
-    def _collect(self, chosen: np.ndarray) -> dict[str, float]:
+    def _collect(self, chosen: np.ndarray, warm: bool = False) -> dict[str, float]:
         """One trial each of so many tasks, lived as at meta-test, with the exploring policy."""
         chosen = chosen % len(self.tasks)
-        policy = self.policy(len(chosen), explore=True, seed=self._draw_seed())
+        policy: Policy = self.policy(len(chosen), explore=True, seed=self._draw_seed())
+        if warm and self.settings.warmup_action_hold:
+            rng = np.random.default_rng(self._draw_seed())
+            policy = RandomPolicy(len(chosen), self.action_size, rng, self.settings.warmup_action_hold)
         returns = self._live(chosen, policy).reward_dense.sum(2).mean(0)
         return {"prior_return": float(returns[0]), "posterior_return": float(returns[-1])}
 
     def _update(self) -> dict[str, Tensor]:
         """One gradient step of everything, on transitions of several tasks."""
         s = self.settings
-        ready = self.store.ready
+        ready = self._ready()
         tasks = ready[self._rng.integers(len(ready), size=s.tasks_per_update)]
         batch = self.store.sample(self._rng, tasks, s.batch)
         context = self._sample_context(tasks, batch)
@@ -135,6 +140,11 @@ class PEARL(Learner):
             "belief_std": spread,
             "belief_mean_size": belief.mean.abs().mean(),
         }
+
+    def _ready(self) -> np.ndarray:
+        """Tasks to learn from; where contexts must tell something, those that were ever rewarded."""
+        rewarded = self.store.rewarded if self.settings.context == "trial" else ()
+        return rewarded if len(rewarded) else self.store.ready
 
     def _unrewarded_kl(self, factors: Evidence, context: Batch) -> Tensor:
         """How far what was not rewarded moves the belief by itself, summed over the tasks."""

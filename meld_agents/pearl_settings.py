@@ -42,6 +42,7 @@ class PearlSettings:
     tasks_per_update: int = 16
     batch: int = 256  # transitions of each task
     warmup_trials_per_task: int = 4
+    warmup_action_hold: int = 0  # steps; random actions, each held so long, instead of the untrained policy's
     collect_tasks: int = 5
     updates_per_round: int = 2000
 
@@ -64,7 +65,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("latent_size", "encoder_hidden", "hidden", "context_batch"), (1, FINITE)),
     **dict.fromkeys(("tasks_per_update", "batch", "warmup_trials_per_task"), (1, FINITE)),
     **dict.fromkeys(("collect_tasks", "exploration_episodes"), (1, FINITE)),
-    **dict.fromkeys(("kl_weight", "unrewarded_kl_weight", "updates_per_round"), (0, FINITE)),
+    **dict.fromkeys(
+        ("kl_weight", "unrewarded_kl_weight", "updates_per_round", "warmup_action_hold"), (0, FINITE)
+    ),
     **dict.fromkeys(("learning_rate", "reward_scale", "initial_temperature"), (ABOVE_ZERO, FINITE)),
     **dict.fromkeys(("discount", "target_rate"), (0, 1)),
 }

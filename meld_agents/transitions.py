@@ -60,6 +60,11 @@ class TransitionStore:
         """Indices of the tasks that have data."""
         return np.flatnonzero([bool(starts) for starts in self._starts])
 
+    @property
+    def rewarded(self) -> np.ndarray:
+        """Indices of the tasks in which there ever was a reward."""
+        return np.flatnonzero([episode >= 0 for _, episode in self._telling])
+
     def add(self, tasks: np.ndarray, trials: Trials) -> None:
         """Appends n lived trials; ``tasks`` ``(n,)`` are indices into the train list.
 

@@ -14,7 +14,7 @@ from meld_agents.interface import Evidence, Policy  # noqa: E402
 from meld_agents.nets.context_encoder import ContextEncoder, Gaussian, kl_to_prior  # noqa: E402
 from meld_agents.pearl import PEARL  # noqa: E402
 from meld_agents.sac import SacSettings, Transitions  # noqa: E402
-from meld_agents.transitions import TransitionStore  # noqa: E402
+from meld_agents.transitions import Batch, TransitionStore  # noqa: E402
 from meld_agents.value_sac import ValueSAC  # noqa: E402
 
 TINY = {
@@ -195,6 +195,56 @@ def test_context_may_be_recent_and_of_first_episodes_only():
     assert set(first.ravel()) == {s + t for s in (0, 100) for t in range(4)}
 
 
+def sparse_trial(first, rewarded, episodes=4, frames=5):
+    """One trial whose observations count its frames, with one reward at the end of some episodes."""
+    grid = (first + np.arange(episodes * frames, dtype=np.float32)).reshape(1, episodes, frames)
+    reward = np.zeros_like(grid)
+    reward[0, list(rewarded), -1] = 1.0
+    return Trials(grid[..., None], grid[..., None], reward, -grid)
+
+
+def test_contexts_of_whole_episodes_hold_the_first_rewarded_one():
+    store = TransitionStore(3)
+    for task, first, rewarded in ((0, 0, [2, 3]), (0, 100, []), (1, 200, []), (1, 300, []), (2, 400, [0])):
+        store.add(np.array([task]), sparse_trial(first, rewarded))
+    assert store.rewarded.tolist() == [0, 2]
+    lengths = set()
+    for seed in range(30):
+        batch = store.sample_episodes(np.random.default_rng(seed), np.arange(3), at_most=12)
+        seen = batch.observation[..., 0]
+        count = seen.shape[1] // 4
+        lengths.add(count)
+        assert set(seen[1]) == {300 + e * 5 + t for e in range(count) for t in range(4)}, "the latest"
+        assert set(seen[2]) == {400 + e * 5 + t for e in range(count) for t in range(4)}
+        first_ones = [*range(count - 1), 2] if count < 3 else range(count)
+        assert set(seen[0]) == {e * 5 + t for e in first_ones for t in range(4)}, "the rewarded one"
+        assert batch.reward[0].any() and not batch.reward[1].any()
+    assert lengths == {1, 2, 3}
+
+
+def test_silence_is_pulled_to_the_prior_and_a_reward_is_not():
+    agent = make_agent(kl_weight=0.0, unrewarded_kl_weight=1.0)
+    inputs = agent.observation_size + agent.action_size + 1
+    context = torch.randn(3, 6, inputs)
+    batch = Batch(*(np.zeros((3, 6)) for _ in Batch._fields))
+    batch.reward[:2, 4:] = 1.0
+    factors = agent.encoder.factors(context)
+    kl = agent._unrewarded_kl(factors, batch)
+    parts = [context[:2, :4], context[2:]]
+    assert torch.allclose(kl, sum(kl_to_prior(agent.encoder(part)).sum() for part in parts), rtol=1e-4)
+    batch.reward[:] = 1.0
+    assert agent._unrewarded_kl(factors, batch) == 0.0
+
+
+def test_warm_up_may_hold_random_actions(monkeypatch):
+    agent = make_agent(warmup_action_hold=20)
+    lived = []
+    monkeypatch.setattr(agent.store, "add", lambda tasks, trials: lived.append(trials))
+    agent._collect(np.arange(4), warm=True)
+    actions = lived[0].action[:, :, :-1]
+    assert all(len(np.unique(actions[trial, ..., 0])) == 4 for trial in range(4))  # of 63 frames in each
+
+
 # -- acting ------------------------------------------------------------------------------------------
 
 
@@ -272,7 +322,8 @@ def test_what_cannot_work_is_refused():
 @pytest.mark.parametrize(
     "changes",
     [{}, {"deterministic": True}, {"actor_critic": "temperature"}, {"context": "batch"}, {"context": "all"},
-     {"next_observation": True}, {"posterior_in_context": True}],
+     {"next_observation": True}, {"posterior_in_context": True}, {"context": "trial"},
+     {"unrewarded_kl_weight": 1.0}],
     ids=lambda changes: next(iter(changes), "published"),
 )  # fmt: skip
 def test_every_variant_trains_and_goes_on_after_loading_with_the_same_numbers(changes, tmp_path):
