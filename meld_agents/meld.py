@@ -19,7 +19,7 @@ from meld_agents.autoencoding import Autoencoding
 from meld_agents.episodes import EpisodeStore, Sequences
 from meld_agents.interface import Evidence, MakeEnv, Policy, Progress
 from meld_agents.learner import Learner, Part
-from meld_agents.meld_settings import meld_settings
+from meld_agents.meld_settings import MeldSettings, meld_settings
 from meld_agents.nets.foresight import RewardForesight
 from meld_agents.nets.heads import log_normal, mlp
 from meld_agents.nets.latent_model import Latents, LatentStateModel
@@ -42,7 +42,7 @@ class MELD(Learner):
 
     def __init__(self, make_env: MakeEnv, settings: Mapping[str, Any], seed: int, device: str) -> None:
         super().__init__(make_env, seed, device)
-        self.settings = meld_settings(self.name, settings)
+        self.settings = self._checked(settings)
         self.observation_shape = self._env.single_observation_space.shape
         self._build_seeded()
         self.store = EpisodeStore(len(self.tasks))
@@ -68,7 +68,7 @@ class MELD(Learner):
             s.layer_norm,
             s.gated_memory,
         )
-        self.reward_decoder = mlp((latent, s.hidden, s.hidden, 1), s.nonlinearity)
+        self.reward_decoder = self._build_reward_decoder()
         self.foresight = RewardForesight(s.z2_size, features, self.action_size, s.hidden)
         self._modules = torch.nn.ModuleDict(
             {
@@ -82,7 +82,15 @@ class MELD(Learner):
         frozen = {id(p) for p in self._autoencoding.parameters}
         self._model_parameters = [p for p in self._modules.parameters() if id(p) not in frozen]
         self._model_optimiser = torch.optim.Adam(self._model_parameters, lr=s.model_learning_rate, fused=True)
-        self.sac = SAC(2 * latent, self.action_size, s.sac(), self._generator, self.device)
+        self.sac = self._build_sac()
+
+    def _build_reward_decoder(self) -> torch.nn.Module:
+        s = self.settings
+        return mlp((self.model.latent_size, s.hidden, s.hidden, 1), s.nonlinearity)
+
+    def _build_sac(self) -> SAC:
+        belief, s = 2 * self.model.latent_size, self.settings
+        return SAC(belief, self.action_size, s.sac(), self._generator, self.device)
 
     # -- settings ----------------------------------------------------------------------------------
 
@@ -93,7 +101,11 @@ class MELD(Learner):
         Raises:
             ValueError: an unknown key or base (with the nearest match), or a bad value.
         """
-        return to_mapping(meld_settings(cls.name, settings))
+        return to_mapping(cls._checked(settings))
+
+    @classmethod
+    def _checked(cls, settings: Mapping[str, Any]) -> MeldSettings:
+        return meld_settings(cls.name, settings)
 
     # -- meta-training (Algorithm 1) ---------------------------------------------------------------
 
@@ -199,7 +211,7 @@ class MELD(Learner):
 
         z = latents.sample
         observed = self.perception.log_likelihood(targets.flatten(0, 1), z.flatten(0, 1), self._generator)
-        reward_error = (self.reward_decoder(z).squeeze(-1) - dense)[~starts]
+        reward_error = (self._predicted_rewards(z, actions) - dense)[~starts]
         rewarded = log_normal(
             reward_error.unsqueeze(-1), torch.zeros_like(reward_error.unsqueeze(-1)), s.reward_std
         )
@@ -223,7 +235,8 @@ class MELD(Learner):
         if s.gradient_clip is not None:
             losses["gradient_norm"] = torch.nn.utils.clip_grad_norm_(self._model_parameters, s.gradient_clip)
         self._model_optimiser.step()
-        return losses, self._transitions(latents, actions, dense, starts)
+        transitions = self._transitions(latents, actions, dense, starts)
+        return losses, self._looked_at(transitions, latents, features, actions)
 
     def _perceive(self, sampled: Sequences, starts: Tensor) -> tuple[Tensor, Tensor]:
         """What the model must explain, and the features it sees, each ``(B, L, ...)``."""
@@ -242,6 +255,10 @@ class MELD(Learner):
             parts.append(self.settings.reward_input_scale * rewards.unsqueeze(-1))
         return torch.cat(parts, -1)
 
+    def _predicted_rewards(self, z: Tensor, actions: Tensor) -> Tensor:
+        """The reward on arriving at each step ``(B, L)``, as z_t tells it."""
+        return self.reward_decoder(z).squeeze(-1)
+
     def _transitions(self, latents: Latents, actions: Tensor, rewards: Tensor, starts: Tensor) -> Transitions:
         """Every step of every sequence; those across an episode's end only where credit crosses it."""
         belief = latents.belief.detach()
@@ -255,11 +272,17 @@ class MELD(Learner):
         inside = ~ends
         return Transitions(before[inside], taken[inside], paired[inside], after[inside])
 
+    def _looked_at(
+        self, transitions: Transitions, latents: Latents, features: Tensor, actions: Tensor
+    ) -> Transitions:
+        """The transitions as critic and actor look at them: beliefs to both."""
+        return transitions
+
     def _pick(self, transitions: Transitions) -> Transitions:
         """A random batch of them, with replacement."""
         shape = (self.settings.actor_batch,)
         rows = torch.randint(len(transitions.reward), shape, generator=self._generator, device=self.device)
-        return Transitions(*(field[rows] for field in transitions))
+        return transitions.rows(rows)
 
     # -- acting (Algorithm 2) ----------------------------------------------------------------------
 
@@ -319,13 +342,17 @@ class MeldPolicy:
             self._latents = agent.model.first(e, noise)
         else:
             self._latents = agent.model.next(self._latents.z2, self._action, e, noise)
-        belief = self._latents.belief
+        seen = self._actor_input(self._latents, features, starts)
         if self._explore:
             like = torch.randn(self._action.shape, generator=self._generator, device=agent.device)
-            self._action, _ = agent.sac.actor.sample(belief, like)
+            self._action, _ = agent.sac.actor.sample(seen, like)
         else:
-            self._action = torch.tanh(agent.sac.actor(belief)[0])
+            self._action = torch.tanh(agent.sac.actor(seen)[0])
         return self._action.cpu().numpy()
+
+    def _actor_input(self, latents: Latents, features: Tensor, starts: Tensor) -> Tensor:
+        """What the actor decides by, ``(n, ·)``: the belief."""
+        return latents.belief
 
     def _see(self, observation: Tensor, starts: Tensor) -> Tensor:
         """Features ``(n, F)``, their change since the last frame included where the agent has it."""

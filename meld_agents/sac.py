@@ -38,13 +38,22 @@ class SacSettings:
 class Transitions(NamedTuple):
     """Beliefs ``(N, D)``, actions ``(N, A)``, rewards ``(N,)``, next beliefs ``(N, D)``.
 
-    No terminal flag: every family ends by a time limit, which is never a terminal state.
+    Where the actor decides by something else than the critic's belief, as SLAC's does, ``seen`` and
+    ``next_seen`` ``(N, S)`` are that. No terminal flag: every family ends by a time limit, which is never a
+    terminal state.
     """
 
     belief: Tensor
     action: Tensor
     reward: Tensor
     next_belief: Tensor
+    seen: Tensor | None = None
+    next_seen: Tensor | None = None
+
+    def rows(self, rows: Tensor) -> Transitions:
+        """Those of the indices ``rows`` ``(M,)``."""
+        apart = (None if field is None else field[rows] for field in (self.seen, self.next_seen))
+        return Transitions(*(field[rows] for field in self[:4]), *apart)
 
 
 class Actor(nn.Module):
@@ -105,6 +114,7 @@ class SAC:
         settings: see :class:`SacSettings`.
         generator: source of all sampling, on ``device``.
         device: torch device.
+        seen: width S of what the actor sees, where that is not the belief.
     """
 
     def __init__(
@@ -114,10 +124,11 @@ class SAC:
         settings: SacSettings,
         generator: torch.Generator,
         device: torch.device | str,
+        seen: int | None = None,
     ) -> None:
         self.settings, self.generator, self.device = settings, generator, device
         self.target_entropy = settings.target_entropy_per_action * action
-        self.actor = Actor(belief, action, settings.hidden).to(device)
+        self.actor = Actor(seen or belief, action, settings.hidden).to(device)
         self.critic = TwinCritic(belief + action, settings.hidden).to(device)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_temperature = torch.tensor(
@@ -139,7 +150,9 @@ class SAC:
         temperature = self.log_temperature.detach().exp()
         critic_loss = self._update_critic(batch, temperature)
         # beliefs that carry a gradient, as PEARL's do, get it from the critic alone
-        actor_loss, log_prob = self._update_actor(batch.belief.detach(), batch.action, temperature)
+        belief = batch.belief.detach()
+        seen = belief if batch.seen is None else batch.seen
+        actor_loss, log_prob = self._update_actor(belief, seen, batch.action, temperature)
         self._update_temperature(log_prob)
         with torch.no_grad():
             for target, source in zip(self.target.parameters(), self.critic.parameters()):
@@ -152,8 +165,9 @@ class SAC:
         }
 
     def _update_critic(self, batch: Transitions, temperature: Tensor) -> Tensor:
+        next_seen = batch.next_belief if batch.next_seen is None else batch.next_seen
         with torch.no_grad():
-            action, log_prob = self.actor.sample(batch.next_belief, self._noise(batch.action))
+            action, log_prob = self.actor.sample(next_seen, self._noise(batch.action))
             value = self.target(batch.next_belief, action).amin(0) - temperature * log_prob
             target = self.settings.reward_scale * batch.reward + self.settings.discount * value
         q_values = self.critic(batch.belief, batch.action)
@@ -163,8 +177,10 @@ class SAC:
         self.critic_optimiser.step()
         return loss.detach()
 
-    def _update_actor(self, belief: Tensor, like: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-        action, log_prob = self.actor.sample(belief, self._noise(like))
+    def _update_actor(
+        self, belief: Tensor, seen: Tensor, like: Tensor, temperature: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        action, log_prob = self.actor.sample(seen, self._noise(like))
         self.critic.requires_grad_(False)  # the critic is only read here
         loss = (temperature * log_prob - self.critic(belief, action).amin(0)).mean()
         self.actor_optimiser.zero_grad(set_to_none=True)

@@ -65,7 +65,7 @@ def test_actor_step_leaves_no_gradient_in_the_critic():
     agent = sac()
     data = batch()
     agent.critic_optimiser.zero_grad(set_to_none=True)
-    agent._update_actor(data.belief, data.action, torch.tensor(0.1))
+    agent._update_actor(data.belief, data.belief, data.action, torch.tensor(0.1))
     assert all(p.grad is None for p in agent.critic.parameters())
     assert all(p.requires_grad for p in agent.critic.parameters())
 
