@@ -228,10 +228,8 @@ class PearlPolicy:
     def _begin_episode(self) -> None:
         self._take_in()
         self._last = None
-        if self._episodes < self._agent.settings.exploration_episodes:
-            self._z = self._normal(self._z.shape)
-        else:
-            self._z = self._belief().sample(self._normal(self._z.shape))
+        exploring = self._episodes < self._agent.settings.exploration_episodes
+        self._z = (self._prior() if exploring else self._belief()).sample(self._normal(self._z.shape))
         self._episodes += 1
 
     def _take_in(self) -> None:
@@ -242,9 +240,12 @@ class PearlPolicy:
             self._steps = []
 
     def _belief(self) -> Gaussian:
-        if self._evidence is None:
-            return Gaussian(torch.zeros_like(self._z), torch.ones_like(self._z))
-        return self._agent.encoder.posterior(self._evidence)
+        return self._prior() if self._evidence is None else self._agent.encoder.posterior(self._evidence)
+
+    def _prior(self) -> Gaussian:
+        """N(0, I); of the ablation without a bottleneck, which samples nothing, the point 0 (released code)."""
+        zeros = torch.zeros_like(self._z)
+        return Gaussian(zeros, zeros if self._agent.settings.deterministic else torch.ones_like(zeros))
 
     def _normal(self, shape: tuple[int, ...] | torch.Size) -> Tensor:
         return torch.randn(shape, generator=self._generator, device=self._agent.device)

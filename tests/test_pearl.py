@@ -275,6 +275,13 @@ def test_z_is_drawn_at_an_episodes_start_and_held():
     assert np.array_equal(policy.belief(), np.tile([0, 0, 0, 1, 1, 1], (2, 1)).astype(np.float32))
 
 
+def test_without_a_bottleneck_exploring_is_no_sampling():
+    agent = make_agent(deterministic=True)
+    policy = agent.policy(2, explore=False, seed=0)
+    policy.act(evidence(0, start=True))
+    assert not policy._z.any() and not policy.belief().any()
+
+
 def test_the_belief_is_the_encoders_of_all_steps_so_far():
     agent = make_agent()
     policy = agent.policy(2, explore=False, seed=0)
