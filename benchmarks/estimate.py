@@ -130,7 +130,7 @@ def calibrate(plan: Plan, job: Job, threads: int) -> Estimate:
         trying = _time_evaluation(agent, envs, "train", task_set.train, evaluation.train_tasks)
         training, basis = _time_training(agent, budget) if budget else (0.0, "one evaluation")
     evaluations = 1 + (budget - 1) // evaluation.every if budget else 1
-    final = evaluation.final_trials_per_task / evaluation.trials_per_task
+    final = 2 * evaluation.final_trials_per_task / evaluation.trials_per_task  # with and without exploring
     seconds = building + training + (evaluations + final) * testing * evaluation.trials_per_task
     seconds += (evaluations + 1) * trying
     return Estimate(_limited(seconds, plan, job), f"measured now: {basis}")

@@ -197,10 +197,8 @@ class Run:
         self.tables["eval"].append(rows)
         self.events.scalars(steps, eval_scalars(rows))
         if final:
-            adaptation = [
-                row for split, trials in results.items() for row in trials.adaptation_rows(steps, split)
-            ]
-            write_rows(self.folder / "adaptation.csv", ADAPTATION_COLUMNS, adaptation)
+            self._write_adaptation(results)
+            self._try_exploring(test_ids, test_tasks)
         self._success = test.final_success
         say(f"{steps} steps: held-out success {test.final_success:.2f}, score {test.final_score:.3f}")
         self._checkpoint(rank=[test.final_success, test.final_score])
@@ -210,6 +208,18 @@ class Run:
         watch = [beliefs] if self.evaluation.probes else []
         seed = self._seed(f"evaluation {split}")
         return beliefs, run_trials(self.agent, self.envs.get(len(ids), split), ids, tasks, seed, watch=watch)
+
+    def _write_adaptation(self, results: Mapping[str, Trials]) -> None:
+        steps = self.state.env_steps
+        rows = [row for split, trials in results.items() for row in trials.adaptation_rows(steps, split)]
+        write_rows(self.folder / "adaptation.csv", ADAPTATION_COLUMNS, rows)
+
+    def _try_exploring(self, ids: list[int], tasks: list[Any]) -> None:
+        """The held-out tasks again, with the policy that the agent explores with in training."""
+        seed, env = self._seed("evaluation test, exploring"), self.envs.get(len(ids), "test")
+        trials = run_trials(self.agent, env, ids, tasks, seed, explore=True)
+        rows = trials.eval_rows(self.state.env_steps, "test")
+        write_rows(self.folder / "eval_stochastic.csv", EVAL_COLUMNS, rows)
 
     def _probe(
         self, train: BeliefRecorder, train_tasks: list[Any], test: BeliefRecorder, test_tasks: list[Any]

@@ -56,7 +56,7 @@ class Searcher:
         return total
 
     def policy(self, num_trials, explore, seed=0):
-        return _Linear(self._weights, self._space)
+        return _Linear(self._weights, self._space, np.random.default_rng(seed) if explore else None)
 
     def save(self, directory):
         np.savez(directory / "weights.npz", weights=self._weights)
@@ -77,8 +77,8 @@ class _Progress:
 class _Linear:
     """Actions from where the darkest pixels are and what the reward was."""
 
-    def __init__(self, weights, space):
-        self._weights, self._space = weights, space
+    def __init__(self, weights, space, noise=None):
+        self._weights, self._space, self._noise = weights, space, noise
 
     def start_trial(self):
         self._belief = self._frames = None
@@ -91,7 +91,10 @@ class _Linear:
         x, y = (red.sum(1) * grid).sum(1) / mass, (red.sum(2) * grid).sum(1) / mass
         self._belief = np.stack([x, y, np.asarray(reward, float), np.ones(len(x))], axis=1)
         self._frames = frames
-        return np.clip(self._belief @ self._weights, self._space.low, self._space.high).astype(np.float32)
+        action = self._belief @ self._weights
+        if self._noise is not None:
+            action = action + 0.3 * self._noise.normal(size=action.shape)
+        return np.clip(action, self._space.low, self._space.high).astype(np.float32)
 
     def belief(self):
         return self._belief.astype(np.float32)

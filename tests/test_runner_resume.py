@@ -23,7 +23,7 @@ COMMAND = [
     "--set", "envs.meld/PointNav-v0.env_steps=12000", "--set", "evaluation.every=3000",
 ]  # fmt: skip
 #: Everything that must not depend on interruptions; train.csv has a column of wall-clock time.
-SAME = ("eval.csv", "probes.csv", "adaptation.csv")
+SAME = ("eval.csv", "eval_stochastic.csv", "probes.csv", "adaptation.csv")
 
 
 @pytest.fixture(scope="module")
