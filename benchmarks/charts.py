@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from benchmarks.html import Html, element
 
 WIDTH, HEIGHT = 520, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 18, 44
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Series:
         colour: the index of a colour of the page.
         x, y: ``(n,)``; one point makes a level across the chart.
         low, high: ``(n,)`` or None.
+        breaks: indices at which the line begins anew.
     """
 
     name: str
@@ -31,6 +33,12 @@ class Series:
     y: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
+    breaks: Sequence[int] = ()
+
+    def pieces(self) -> list[slice]:
+        """The indices of each unbroken piece."""
+        edges = [0, *self.breaks, len(self.x)]
+        return [slice(*pair) for pair in itertools.pairwise(edges)]
 
 
 def line_chart(
@@ -38,24 +46,24 @@ def line_chart(
     x_label: str,
     y_label: str,
     y_range: tuple[float, float] | None = None,
-    marks: Sequence[float] = (),
+    marks: Mapping[float, str] | None = None,
 ) -> Html:
     """A chart.
 
     Args:
         series: at least one, with finite values.
-        x_label: with units.
+        x_label: with units; the axis begins at 0, or below.
         y_label: with units.
         y_range: default: what the values span.
-        marks: x positions of vertical lines (episode boundaries).
+        marks: x positions of vertical lines (episode boundaries), with what to write above them.
     """
-    x_low, x_high = _span([s.x for s in series])
+    x_low, x_high = _span([np.zeros(1), *(s.x for s in series)])
     y_low, y_high = y_range or _padded(
         _span([a for s in series for a in (s.y, s.low, s.high) if a is not None])
     )
     frame = _Frame(x_low, x_high, y_low, y_high)
-    parts = [*_axes(frame, x_label, y_label), *(_mark(frame, x) for x in marks)]
-    parts += [band for s in series if (band := _band(frame, s)) is not None]
+    parts = [*_axes(frame, x_label, y_label), *_marks(frame, marks or {})]
+    parts += [band for s in series for band in _bands(frame, s)]
     parts += [part for s in series for part in _line(frame, s)]
     label = f"{y_label} by {x_label}"
     return element(
@@ -131,20 +139,34 @@ def _axes(frame: _Frame, x_label: str, y_label: str) -> list[Html]:
     return parts
 
 
-def _mark(frame: _Frame, x: float) -> Html:
-    return element("line", x1=frame.x(x), x2=frame.x(x), y1=TOP, y2=HEIGHT - BOTTOM, class_="mark")
+def _marks(frame: _Frame, marks: Mapping[float, str]) -> list[Html]:
+    parts = []
+    for value, text in marks.items():
+        x = frame.x(value)
+        parts.append(element("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="mark"))
+        parts.append(element("text", text, x=x + 3, y=TOP - 3, class_="mark-label"))
+    return parts
 
 
-def _band(frame: _Frame, series: Series) -> Html | None:
+def _bands(frame: _Frame, series: Series) -> list[Html]:
     if series.low is None or series.high is None or len(series.x) < 2:
-        return None
-    there = [f"{frame.x(x)},{frame.y(y)}" for x, y in zip(series.x, series.high)]
-    back = [f"{frame.x(x)},{frame.y(y)}" for x, y in zip(series.x[::-1], series.low[::-1])]
-    return element("path", d=f"M{' L'.join(there + back)} Z", class_=f"band c{series.colour}")
+        return []
+    bands = []
+    for piece in series.pieces():
+        x, low, high = series.x[piece], series.low[piece], series.high[piece]
+        there = [_point(frame, *pair) for pair in zip(x, high)]
+        back = [_point(frame, *pair) for pair in zip(x[::-1], low[::-1])]
+        bands.append(element("path", d=f"M{' L'.join(there + back)} Z", class_=f"band c{series.colour}"))
+    return bands
+
+
+def _point(frame: _Frame, x: float, y: float) -> str:
+    return f"{frame.x(x)},{frame.y(y)}"
 
 
 def _line(frame: _Frame, series: Series) -> list[Html]:
     title = element("title", f"{series.name}: {series.y[-1]:.3g} at the end")
+    curve = f"curve c{series.colour}"
     if len(series.x) == 1:  # a reference that does not learn: a level
         y = frame.y(series.y[0])
         return [
@@ -152,8 +174,11 @@ def _line(frame: _Frame, series: Series) -> list[Html]:
                 "line", title, x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_=f"curve level c{series.colour}"
             )
         ]
-    points = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in zip(series.x, series.y))
+    lines = [
+        element("polyline", title, points=" ".join(_point(frame, *pair) for pair in zip(x, y)), class_=curve)
+        for x, y in ((series.x[piece], series.y[piece]) for piece in series.pieces())
+    ]
     dot = element(
         "circle", cx=frame.x(series.x[-1]), cy=frame.y(series.y[-1]), r=3, class_=f"dot c{series.colour}"
     )
-    return [element("polyline", title, points=points, class_=f"curve c{series.colour}"), dot]
+    return [*lines, dot]

@@ -166,6 +166,22 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+def presets_by_size() -> dict[str, dict[str, Any]]:
+    """The presets' values by short name, those that train least first."""
+    found = {name: load_preset(name) for name in preset_names()}
+    return dict(sorted(found.items(), key=lambda item: _steps_in_all(item[1])))
+
+
+def _steps_in_all(values: Mapping[str, Any]) -> int:
+    """Environment steps of all jobs of a preset, as it is written."""
+    steps = [
+        (entry.get("per_agent") or {}).get(agent, {}).get("env_steps") or entry["env_steps"]
+        for entry in values["envs"].values()
+        for agent in values["agents"]
+    ]
+    return sum(map(int, steps)) * len(values["seeds"])
+
+
 def load_preset(name: str) -> dict[str, Any]:
     """The preset's values.
 

@@ -1,9 +1,9 @@
-"""``report.html``: one self-contained page about a results folder, and ``summary.csv`` beside it.
+"""``report.html``: one self-contained page about a results folder, beside ``summary.csv``, ``episodes.csv``.
 
 Usage:
     python -m benchmarks.report RESULTS
 
-It writes both again. What is read from the folder is data: it is parsed as numbers or escaped.
+It writes all again. What is read from the folder is data: it is parsed as numbers or escaped.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from benchmarks.html import Html, data_uri, element, join, png
 from benchmarks.plan import Plan, load_yaml, made_by_of, plan_from_dict
 from benchmarks.provenance import now
 from benchmarks.summary import Cell, Interval, RunData, bootstrap
+from benchmarks.tables import episode_table, gap_table, probe_table, results_table
 
 STYLE = Path(__file__).parent / "report.css"
-COLOURS = 8
+#: Colours of the page: some references have their own, the same on every page; the rest is for other agents.
+REFERENCE_COLOURS = {"random": 2, "expert": 3}
+OTHER_COLOURS = (0, 1, 4, 5, 6, 7)
 STRIP_FRAMES = 10
 STRIPS_PER_RUN = 2
 #: Larger videos stay beside the page.
@@ -35,7 +39,7 @@ MOST_VIDEO_BYTES = 300_000
 
 
 def write_report(results: Path) -> None:
-    """Writes ``summary.csv`` and ``report.html`` from what the folder holds by now.
+    """Writes ``summary.csv``, ``episodes.csv`` and ``report.html`` from what the folder holds by now.
 
     Raises:
         RequestError: it holds no plan.
@@ -45,21 +49,29 @@ def write_report(results: Path) -> None:
     plan = plan_from_dict(values)
     cells = summary.cells(results, plan)
     rows = summary.summary_rows(cells)
-    summary.write_summary(results, rows)
+    episodes = summary.episode_rows(cells)
+    summary.write_summary(results, rows, episodes)
     made_by = made_by_of(values)
-    write_whole(results / "report.html", page(plan, made_by, cells, rows))
+    write_whole(results / "report.html", page(plan, made_by, cells, rows, episodes))
 
 
 # --------------------------------------------------------------------------------------------------- the page
 
 
-def page(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell], rows: Sequence[dict[str, Any]]) -> str:
+def page(
+    plan: Plan,
+    made_by: dict[str, Any],
+    cells: Sequence[Cell],
+    rows: Sequence[dict[str, Any]],
+    episodes: Sequence[dict[str, Any]],
+) -> str:
     """The whole page."""
-    colours = {agent: index % COLOURS for index, agent in enumerate(plan.agents)}
+    colours = colours_of(plan.agents)
     sections = []
     for env in plan.envs:
         own = [cell for cell in cells if cell.env == env]
-        sections.append(family_section(env, own, [row for row in rows if row["env"] == env], colours))
+        found = [[row for row in table if row["env"] == env] for table in (rows, episodes)]
+        sections.append(family_section(env, own, found[0], found[1], colours))
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -69,6 +81,13 @@ def page(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell], rows: Seque
     )
     main = element("main", header(plan, made_by, cells), *sections, provenance(plan, made_by, cells))
     return "<!doctype html>\n" + element("html", head, element("body", main), lang="en")
+
+
+def colours_of(agents: Sequence[str]) -> dict[str, int]:
+    """The index of each agent's colour."""
+    others = [agent for agent in agents if agent not in REFERENCE_COLOURS]
+    own = {agent: OTHER_COLOURS[index % len(OTHER_COLOURS)] for index, agent in enumerate(others)}
+    return own | REFERENCE_COLOURS
 
 
 def header(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell]) -> Html:
@@ -91,42 +110,65 @@ def header(plan: Plan, made_by: dict[str, Any], cells: Sequence[Cell]) -> Html:
 
 
 def family_section(
-    env: str, cells: Sequence[Cell], rows: Sequence[dict[str, Any]], colours: dict[str, int]
+    env: str,
+    cells: Sequence[Cell],
+    rows: Sequence[dict[str, Any]],
+    episodes: Sequence[dict[str, Any]],
+    colours: dict[str, int],
 ) -> Html:
     """Everything about one family: table, curves, adaptation, probes, film strips."""
     if not rows:
         return element("section", element("h2", env), element("p", "No evaluation yet.", class_="note"))
     agents = [row["agent"] for row in rows]
+    task_steps = {cell.agent: cell.episodes * steps for cell in cells if (steps := cell.episode_steps)}
     return element(
         "section",
         element("h2", env),
-        results_table(rows, colours),
+        results_table(rows, task_steps, colours),
         charts(
             "Learning",
-            "Held-out tasks, the trial’s last episode, while meta-training goes on. "
+            "Held-out tasks, the trial’s last episode, while meta-training goes on. Lines end where budgets "
+            "end; dashed: references, which do not learn. "
             f"Bands are 95 % intervals over {rows[0]['interval_over']}.",
             [
-                chart(learning_series(cells, "success", colours), "environment steps", "success", (0, 1)),
-                chart(learning_series(cells, "final_score", colours), "environment steps", "final score"),
+                chart(
+                    learning_series(cells, "success", colours),
+                    "environment steps of meta-training",
+                    "success",
+                    (0, 1),
+                ),
+                chart(
+                    learning_series(cells, "final_score", colours),
+                    "environment steps of meta-training",
+                    "final score",
+                ),
             ],
             agents,
             colours,
         ),
         charts(
             "Adaptation within a trial",
-            "The last evaluation, step by step: a trial begins with an unknown held-out task.",
+            "The last evaluation, mean actions, step by step: a trial begins with an unknown held-out task. The axis is "
+            "environment steps seen in that task, for agents that adapt at every step and for those that "
+            "adapt over episodes. Dotted: a new episode begins. Lines end where trials end.",
             adaptation_charts(cells, colours),
             agents,
             colours,
+            episode_table(episodes, colours),
         ),
-        gap_table(rows),
+        gap_table(cells, colours),
         charts(
             "What the belief knows",
             "A ridge regression from the belief, fitted on training tasks, read on held-out ones. R² = 1: "
             "exact; 0: no better than the mean (curves below −0.2 run along the edge). If the state can be "
             "read and the task cannot, inference is missing.",
             [
-                chart(probe_series(cells, kind, colours), "environment steps", f"R² of {label}", (-0.2, 1))
+                chart(
+                    probe_series(cells, kind, colours),
+                    "environment steps of meta-training",
+                    f"R² of {label}",
+                    (-0.2, 1),
+                )
                 for kind, label in (("task", "task parameters"), ("state", "physical state"))
             ],
             [cell.agent for cell in cells if any(run.probes() for run in cell.runs)],
@@ -135,107 +177,6 @@ def family_section(
         ),
         films(cells),
     )
-
-
-# ---------------------------------------------------------------------------------------------------- tables
-
-
-def results_table(rows: Sequence[dict[str, Any]], colours: dict[str, int]) -> Html:
-    """Success, score and returns of every agent on held-out tasks, with intervals."""
-    names = (
-        "agent",
-        "success",
-        "final score",
-        "return, dense",
-        "return, sparse",
-        "training steps",
-        "minutes",
-        "seeds",
-    )
-    head = element("tr", *(element("th", name) for name in names))
-    body = [element("tr", *_result_cells(row, colours)) for row in rows]
-    note = (
-        f"{rows[0]['tasks']} held-out tasks, {rows[0]['trials']} trials of each, last episode of the trial. "
-        f"Small figures: 95 % bootstrap interval over {rows[0]['interval_over']}."
-    )
-    table = element("table", element("thead", head), element("tbody", *body), class_="results")
-    stops = [f"{row['agent']} was stopped by {row['stopped_by']}." for row in rows if row["stopped_by"]]
-    return element("div", table, element("p", " ".join([note, *stops]), class_="note"), class_="block")
-
-
-def _result_cells(row: dict[str, Any], colours: dict[str, int]) -> list[Html]:
-    swatch = element("span", "", class_=f"swatch c{colours[row['agent']]}")
-    metrics = [_measure(row, metric) for metric in ("success", "score", "return_dense", "return_sparse")]
-    figures = [
-        f"{row['env_steps']:,}" if row["env_steps"] else "–",
-        f"{row['wall_minutes']:.1f}",
-        str(row["seeds"]),
-    ]
-    return [element("td", swatch, row["agent"]), *metrics, *(element("td", text) for text in figures)]
-
-
-def _measure(row: dict[str, Any], metric: str) -> Html:
-    low, high = number(row[f"{metric}_low"]), number(row[f"{metric}_high"])
-    interval = element("span", f"{low} … {high}", class_="interval")
-    return element("td", element("b", number(row[f"{metric}_mean"])), interval)
-
-
-def gap_table(rows: Sequence[dict[str, Any]]) -> Html | None:
-    """What is lost from training tasks to held-out ones."""
-    rows = [row for row in rows if row["train_success_mean"] is not None]
-    if not rows:
-        return None
-    names = ("agent", "success, training tasks", "held-out tasks", "score, training tasks", "held-out tasks")
-    head = element("tr", *(element("th", name) for name in names))
-    body = []
-    for row in rows:
-        keys = ("train_success_mean", "success_mean", "train_score_mean", "score_mean")
-        body.append(
-            element("tr", element("td", row["agent"]), *(element("td", number(row[key])) for key in keys))
-        )
-    table = element("table", element("thead", head), element("tbody", *body))
-    return element("div", element("h3", "Training tasks against held-out tasks"), table, class_="block")
-
-
-def probe_table(cells: Sequence[Cell]) -> Html | None:
-    """The last probe of every target, by agent (first seed that has one)."""
-    last = {cell.agent: _last_probes(cell) for cell in cells}
-    last = {agent: probes for agent, probes in last.items() if probes}
-    if not last:
-        return None
-    targets = list(dict.fromkeys(target for probes in last.values() for target in probes))
-    single = [target for target in targets if "/" in target]
-    head = element(
-        "tr",
-        element("th", "read from the belief"),
-        *(element("th", f"{agent}: error (R²)") for agent in last),
-    )
-    body = []
-    for target in single:
-        found = [probes.get(target) for probes in last.values()]
-        figures = [f"{number(p['rmse'])} ({number(p['r2'])})" if p else "–" for p in found]
-        chance = next(p["chance_rmse"] for p in found if p)
-        name = join(target, element("span", f"mean alone {number(chance)}", class_="interval"))
-        body.append(element("tr", element("td", name), *(element("td", text) for text in figures)))
-    table = element("table", element("thead", head), element("tbody", *body))
-    return element("details", element("summary", "Every parameter and state at the last evaluation"), table)
-
-
-def _last_probes(cell: Cell) -> dict[str, dict[str, Any]]:
-    for run in cell.runs:
-        probes = run.probes()
-        if probes:
-            last = max(row["env_steps"] for row in probes)
-            return {row["target"]: row for row in probes if row["env_steps"] == last}
-    return {}
-
-
-def number(value: float) -> str:
-    """Two decimals, more for small numbers, with a true minus sign."""
-    if not np.isfinite(value):
-        return "–"
-    text = f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3f}"
-    return text.replace("-", "−")
 
 
 # ---------------------------------------------------------------------------------------------------- charts
@@ -262,7 +203,7 @@ def charts(
 
 
 def chart(
-    series: Sequence[Series], x_label: str, y_label: str, y_range: Any = None, marks: Any = ()
+    series: Sequence[Series], x_label: str, y_label: str, y_range: Any = None, marks: Any = None
 ) -> Html | None:
     """A chart of the series that have finite values; None where none has."""
     series = [s for s in series if len(s.x) and np.isfinite(s.y).all()]
@@ -276,34 +217,37 @@ def learning_series(cells: Sequence[Cell], metric: str, colours: dict[str, int])
 
 
 def adaptation_charts(cells: Sequence[Cell], colours: dict[str, int]) -> list[Html | None]:
-    """Success and the return so far, by step within the trial."""
+    """The reward of each step, and success, by environment steps seen in the task."""
     drawn = []
-    for metric, label, y_range, change in (
-        ("success", "success", (0, 1), _as_it_is),
-        ("reward_dense", "dense return so far", None, _summed),
+    for metric, label, y_range in (
+        ("reward_dense", "dense reward of the step", None),
+        ("success", "success", (0, 1)),
     ):
-        series = []
-        for cell in cells:
-            values = cell.adaptation(metric)
-            if values is not None:
-                values = change(values)
-                series.append(_series(cell, np.arange(values.shape[-1]), bootstrap(values), colours))
-        drawn.append(chart(series, "step of the trial", label, y_range, episode_starts(cells)))
+        series = [one for cell in cells if (one := adaptation_series(cell, metric, colours)) is not None]
+        drawn.append(chart(series, "environment steps in the task", label, y_range, episode_starts(cells)))
     return drawn
 
 
-def episode_starts(cells: Sequence[Cell]) -> list[float]:
-    """The steps of a trial at which its later episodes begin, for marks in charts."""
-    episodes = next((found for cell in cells if (found := cell.adaptation("episode")) is not None), None)
-    return [] if episodes is None else list(np.flatnonzero(np.diff(episodes[0, 0, 0])) + 0.5)
+def adaptation_series(cell: Cell, metric: str, colours: dict[str, int]) -> Series | None:
+    """A metric after each environment step of the trial, a line for each episode.
+
+    An episode's first frame is none that a step leads to; it is left out.
+    """
+    values, steps = cell.adaptation(metric), cell.episode_steps
+    if values is None or not steps:
+        return None
+    by_episode = values.reshape(*values.shape[:3], -1, steps + 1)[..., 1:]
+    values = by_episode.reshape(*values.shape[:3], -1)
+    x = np.arange(1, values.shape[-1] + 1)
+    return replace(_series(cell, x, bootstrap(values), colours), breaks=range(steps, len(x), steps))
 
 
-def _as_it_is(values: np.ndarray) -> np.ndarray:
-    return values
-
-
-def _summed(values: np.ndarray) -> np.ndarray:
-    return values.cumsum(axis=-1)
+def episode_starts(cells: Sequence[Cell]) -> dict[float, str]:
+    """Where later episodes begin, by environment steps in the task, with what to write there."""
+    trials = {cell.agent: (cell.episodes, steps) for cell in cells if (steps := cell.episode_steps)}
+    starts = {k * steps + 0.5: f"episode {k + 1}" for n, steps in trials.values() for k in range(1, n)}
+    alike = len({steps for n, steps in trials.values() if n > 1}) == 1
+    return {x: label if alike else "" for x, label in starts.items()}
 
 
 def probe_series(cells: Sequence[Cell], kind: str, colours: dict[str, int]) -> list[Series]:

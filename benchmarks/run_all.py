@@ -46,7 +46,7 @@ from benchmarks.plan import (
     made_by_of,
     plan_from_dict,
     plan_to_dict,
-    preset_names,
+    presets_by_size,
 )
 from benchmarks.progress import Progress, duration, open_display
 from benchmarks.provenance import ROOT, now, usable_cores
@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     sys.path.append(str(Path.cwd()))  # agents of one's own: --agents my_module:MyAgent
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    options = build_parser().parse_args(arguments)
     try:
+        options = build_parser().parse_args(arguments)
         if options.list:
             print_list()
             return OK
@@ -93,7 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="run_all.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_argument_group("what to run")
-    what.add_argument("--preset", metavar="NAME", help="a preset (see --list) or a YAML file; default: quick")
+    names = ", ".join(presets_by_size())
+    what.add_argument("--preset", metavar="NAME", help=f"{names}, or a YAML file; default: quick")
     what.add_argument("--envs", metavar="ID,...", help="only these environments of the preset")
     what.add_argument(
         "--agents", metavar="NAME,...", help="these agents, by short name or package.module:Class"
@@ -232,7 +233,8 @@ def print_list() -> None:
     _print_table("environments", {env: _family_line(env) for env in env_ids()})
     others = {"sb3:NAME": "any algorithm of stable-baselines3 or sb3-contrib, e.g. sb3:SAC"}
     _print_table("agents", agent_targets() | others)
-    _print_table("presets", {name: str(load_preset(name).get("description", "")) for name in preset_names()})
+    found = {name: str(values.get("description", "")) for name, values in presets_by_size().items()}
+    _print_table("presets, the smallest first", found)
 
 
 def _family_line(env: str) -> str:

@@ -1,4 +1,4 @@
-"""Means and 95 % intervals of what runs wrote down, and ``summary.csv``."""
+"""Means and 95 % intervals of what runs wrote down: ``summary.csv`` and ``episodes.csv``."""
 
 from __future__ import annotations
 
@@ -38,6 +38,12 @@ SUMMARY_COLUMNS = [
         "completed_seeds",
     ),
 ]
+#: The policies that are tested: with mean actions, and the one that explores in training.
+POLICIES = ("deterministic", "stochastic")
+EPISODE_COLUMNS = [
+    *("env", "agent", "policy", "split", "episode", "first_step", "last_step", "seeds", "tasks", "trials"),
+    *(f"{metric}_{part}" for metric in METRICS for part in ("mean", "low", "high")),
+]
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,42 @@ def bootstrap(values: np.ndarray) -> Interval:
         values: ``(seeds, tasks, trials, ...)``.
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
-    seeds, tasks, trials = map(int, values.shape[:3])
-    means = []
+    seeds = len(values)
+    means = [
+        _resampled_mean(values, generator.integers(seeds, size=seeds), generator) for _ in range(RESAMPLES)
+    ]
+    return _percentiles(values.mean(axis=(0, 1, 2)), means)
+
+
+def bootstrap_difference(first: np.ndarray, second: np.ndarray) -> Interval:
+    """How much larger the first mean is, of the same training seeds on two sets of tasks.
+
+    Args:
+        first: ``(seeds, tasks, trials)``.
+        second: the same; its tasks and trials need not be as many. Seeds that one lacks are left out.
+    """
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    seeds = min(len(first), len(second))
+    first, second = first[:seeds], second[:seeds]
+    differences = []
     for _ in range(RESAMPLES):
-        s = generator.integers(seeds, size=seeds)[:, None, None]
-        t = generator.integers(tasks, size=(seeds, tasks))[:, :, None]
-        r = generator.integers(trials, size=(seeds, tasks, trials))
-        means.append(values[s, t, r].mean(axis=(0, 1, 2)))
+        drawn = generator.integers(seeds, size=seeds)
+        means = [_resampled_mean(values, drawn, generator) for values in (first, second)]
+        differences.append(means[0] - means[1])
+    return _percentiles(first.mean() - second.mean(), differences)
+
+
+def _resampled_mean(values: np.ndarray, drawn: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The mean over the drawn seeds, and over tasks and trials drawn for each of them."""
+    seeds, tasks, trials = map(int, values.shape[:3])
+    t = generator.integers(tasks, size=(seeds, tasks))[:, :, None]
+    r = generator.integers(trials, size=(seeds, tasks, trials))
+    return np.asarray(values[drawn[:, None, None], t, r].mean(axis=(0, 1, 2)))
+
+
+def _percentiles(mean: Any, means: Sequence[Any]) -> Interval:
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return Interval(values.mean(axis=(0, 1, 2)), low, high)
+    return Interval(mean, low, high)
 
 
 def interval_over(seeds: int) -> str:
@@ -101,35 +134,56 @@ class RunData:
     def completed(self) -> bool:
         return bool(self.provenance.get("completed"))
 
-    def evaluations(self, split: str, metric: str) -> list[tuple[int, np.ndarray]]:
-        """Environment steps and values ``(tasks, trials)`` of every evaluation, last episodes only."""
-        rows = [row for row in self._eval_rows if row["split"] == split]
-        last = max((row["episode"] for row in rows), default=0)
+    def evaluations(
+        self, split: str, metric: str, episode: int | None = None, policy: str = "deterministic"
+    ) -> list[tuple[int, np.ndarray]]:
+        """Environment steps and values ``(tasks, trials)`` of every evaluation.
+
+        Args:
+            split: ``test`` or ``train``.
+            metric: a column of ``eval.csv``.
+            episode: of the trial; None: the last one.
+            policy: one of ``POLICIES``.
+        """
+        rows = [row for row in self._eval_rows[policy] if row["split"] == split]
+        wanted = max((row["episode"] for row in rows), default=0) if episode is None else episode
         by_step = defaultdict(list)
         for row in rows:
-            if row["episode"] == last:
+            if row["episode"] == wanted:
                 by_step[row["env_steps"]].append(row)
         return [(step, grid(by_step[step], metric)) for step in sorted(by_step)]
 
+    @property
+    def episodes(self) -> int:
+        """The episodes of a trial; 0 before the first evaluation."""
+        return 1 + max((row["episode"] for row in self._eval_rows["deterministic"]), default=-1)
+
     @cached_property
-    def _eval_rows(self) -> list[dict[str, Any]]:
-        return list(_numeric(read_rows(self.folder / "eval.csv")))
+    def _eval_rows(self) -> dict[str, list[dict[str, Any]]]:
+        names = zip(POLICIES, ("eval.csv", "eval_stochastic.csv"))
+        return {policy: list(_numeric(read_rows(self.folder / name))) for policy, name in names}
 
     def adaptation(self, split: str) -> dict[str, np.ndarray]:
         """Values ``(tasks, trials, frames)`` of the last evaluation by name; empty if there is none."""
-        by_trial = defaultdict(list)
-        for row in _numeric(read_rows(self.folder / "adaptation.csv")):
-            if row["split"] == split:
-                by_trial[row["task_id"], row["trial"]].append(row)
+        by_trial = self._adaptation_rows[split]
         if not by_trial or len({len(rows) for rows in by_trial.values()}) != 1:
             return {}
         names = ("success", "reward_dense", "score", "episode")
         trials = []
         for (task_id, trial), rows in by_trial.items():
-            rows.sort(key=lambda row: row["step"])
             frames = {name: [row[name] for row in rows] for name in names}
             trials.append({"task_id": task_id, "trial": trial, **frames})
         return {name: grid(trials, name) for name in names}
+
+    @cached_property
+    def _adaptation_rows(self) -> dict[str, dict[tuple[int, int], list[dict[str, Any]]]]:
+        """Rows by frame, by split and by task and trial."""
+        found: dict[str, Any] = defaultdict(lambda: defaultdict(list))
+        for row in _numeric(read_rows(self.folder / "adaptation.csv")):
+            found[row["split"]][row["task_id"], row["trial"]].append(row)
+        for rows in (rows for trials in found.values() for rows in trials.values()):
+            rows.sort(key=lambda row: row["step"])
+        return found
 
     def probes(self) -> list[dict[str, Any]]:
         """The rows of ``probes.csv``."""
@@ -172,10 +226,26 @@ class Cell:
     agent: str
     runs: tuple[RunData, ...]
 
-    def final(self, split: str, metric: str) -> np.ndarray | None:
-        """Values ``(seeds, tasks, trials)`` of each run's latest evaluation; None before the first."""
-        latest = [found[-1][1] for run in self.runs if (found := run.evaluations(split, metric))]
-        return _stack(latest)
+    def final(
+        self, split: str, metric: str, episode: int | None = None, policy: str = "deterministic"
+    ) -> np.ndarray | None:
+        """Values ``(seeds, tasks, trials)`` of each run's latest evaluation; None before the first.
+
+        The arguments are those of ``RunData.evaluations``.
+        """
+        found = [run.evaluations(split, metric, episode, policy) for run in self.runs]
+        return _stack([evaluations[-1][1] for evaluations in found if evaluations])
+
+    @property
+    def episodes(self) -> int:
+        """The episodes of a trial; 0 before the first evaluation."""
+        return max(run.episodes for run in self.runs)
+
+    @property
+    def episode_steps(self) -> int | None:
+        """The steps of an episode; None before the last evaluation, which alone is kept by step."""
+        episodes = self.adaptation("episode")
+        return None if episodes is None else int((episodes[0, 0, 0] == 0).sum()) - 1
 
     def curve(self, split: str, metric: str) -> tuple[np.ndarray, Interval] | None:
         """Environment steps and intervals of all evaluations (of as many as the shortest run has)."""
@@ -234,8 +304,7 @@ def _summary_row(cell: Cell) -> dict[str, Any] | None:
         values = cell.final("test", column)
         if values is None:
             continue
-        interval = bootstrap(values)
-        row.update({f"{metric}_{part}": float(getattr(interval, part)) for part in ("mean", "low", "high")})
+        row.update(_parts(metric, bootstrap(values)))
     for metric in ("success", "score"):
         values = cell.final("train", METRICS[metric])
         row[f"train_{metric}_mean"] = None if values is None else float(values.mean())
@@ -250,10 +319,49 @@ def _summary_row(cell: Cell) -> dict[str, Any] | None:
     return row
 
 
+def episode_rows(all_cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """The rows of ``episodes.csv``: every episode of the trial, of the latest evaluation.
+
+    ``first_step`` and ``last_step`` count the environment steps in the task by then.
+    """
+    tested = [("deterministic", "test"), ("stochastic", "test"), ("deterministic", "train")]
+    rows = [
+        _episode_row(cell, policy, split, episode)
+        for cell in all_cells
+        for policy, split in tested
+        for episode in range(cell.episodes)
+    ]
+    return [row for row in rows if row is not None]
+
+
+def _episode_row(cell: Cell, policy: str, split: str, episode: int) -> dict[str, Any] | None:
+    found = {name: cell.final(split, column, episode, policy) for name, column in METRICS.items()}
+    values = {name: array for name, array in found.items() if array is not None}
+    if "success" not in values:
+        return None
+    row: dict[str, Any] = {
+        "env": cell.env, "agent": cell.agent, "policy": policy, "split": split, "episode": episode,
+    }  # fmt: skip
+    if cell.episode_steps is not None:
+        row["first_step"] = episode * cell.episode_steps + 1
+        row["last_step"] = (episode + 1) * cell.episode_steps
+    row.update(zip(("seeds", "tasks", "trials"), values["success"].shape))
+    for name, array in values.items():
+        row.update(_parts(name, bootstrap(array)))
+    return row
+
+
+def _parts(name: str, interval: Interval) -> dict[str, float]:
+    return {f"{name}_{part}": float(getattr(interval, part)) for part in ("mean", "low", "high")}
+
+
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
 
 
-def write_summary(results: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replaces ``summary.csv``."""
+def write_summary(
+    results: Path, rows: Iterable[Mapping[str, Any]], episodes: Iterable[Mapping[str, Any]]
+) -> None:
+    """Replaces ``summary.csv`` and ``episodes.csv``."""
     write_rows(results / "summary.csv", SUMMARY_COLUMNS, rows)
+    write_rows(results / "episodes.csv", EPISODE_COLUMNS, episodes)

@@ -21,9 +21,9 @@ from benchmarks.errors import BAD_REQUEST, JOB_FAILED, OK, RequestError
 from benchmarks.evaluate import each_task, run_trials, spread
 from benchmarks.files import read_json, read_rows
 from benchmarks.probes import _ridges, probe_rows
-from benchmarks.report import write_report
+from benchmarks.report import adaptation_series, colours_of, episode_starts, write_report
 from benchmarks.run_all import build_parser, main, read_request, share_cores
-from benchmarks.summary import bootstrap
+from benchmarks.summary import bootstrap, bootstrap_difference, cells
 from meld_agents.registry import AgentError, find_agent
 
 pytest.importorskip("mujoco")
@@ -31,6 +31,7 @@ pytest.importorskip("mujoco")
 ENV = "meld/PointNav-v0"
 PRESET = Path(__file__).parent / "runner.yaml"
 FAST = ["--preset", str(PRESET)]
+SEARCHER = "runner_agents:Searcher"
 #: What a key of a single agent on the family begins with.
 OWN = f"envs.{ENV}.per_agent"
 
@@ -238,24 +239,6 @@ def test_names_with_dots_on_the_command_line():
     assert plan.env_steps(plans.Job(ENV, name, 0)) == 30
 
 
-def test_a_run_of_agents_that_adapt_at_different_times(tmp_path, capsys):
-    name = "runner_agents:Searcher"
-    own = {name: {"make": {"episodes_per_trial": 2}, "env_steps": 200, "every": 100, "max_minutes": 9}}
-    preset = own_preset(tmp_path, per_agent=own)
-    assert main([*preset, "--dry-run"]) == OK
-    assert "Searcher seed 0: 200 environment steps" in capsys.readouterr().out
-    assert main([*preset, "--out", str(tmp_path / "run")]) == OK
-    config = yaml.safe_load((folder(tmp_path / "run", name) / "config.yaml").read_text())
-    assert config["make"]["episodes_per_trial"] == 2 and config["env_steps"] == 200
-    assert config["evaluation"]["every"] == 100 and config["max_minutes"] == 9
-    rows = read_rows(folder(tmp_path / "run", name) / "eval.csv")
-    assert {row["episode"] for row in rows} == {"0", "1"}
-    assert {row["env_steps"] for row in rows} == {"0", "164", "328"}  # four trials of 2 × 20 + 1 steps each
-    assert {row["episode"] for row in read_rows(folder(tmp_path / "run", "random") / "eval.csv")} == {"0"}
-    assert main([*own_preset(tmp_path, per_agent={}), "--out", str(tmp_path / "run")]) == BAD_REQUEST
-    assert "another plan" in capsys.readouterr().err
-
-
 def test_a_job_that_crashes_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("CRASH_WITNESS", str(tmp_path / "crashed"))
     name, steady = "runner_agents:Crashing", "runner_agents:Searcher"
@@ -290,6 +273,13 @@ def test_list_names_everything(capsys):
     said = capsys.readouterr().out
     for name in (ENV, "meld/CheetahVel-v0", "random", "expert", "debug"):
         assert re.search(rf"^  {name} ", said, re.M), name
+    presets = re.findall(r"^  (\w+) ", said.partition("presets")[2], re.M)
+    assert sorted(presets) == plans.preset_names()
+    assert presets.index("debug") == 0 < presets.index("quick") < presets.index("laptop")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    helped = " ".join(capsys.readouterr().out.split())
+    assert f"--preset NAME {', '.join(presets)}, or a YAML file" in helped
 
 
 def test_dry_run_estimates_and_runs_nothing(capsys, tmp_path):
@@ -465,6 +455,19 @@ def test_intervals_widen_with_what_varies():
     assert wide.high - wide.low > 2 * (interval.high - interval.low)
 
 
+def test_the_interval_of_a_difference_knows_both_sides():
+    generator = np.random.default_rng(3)
+    train, test = generator.normal(1.0, 1.0, (1, 40, 1)), generator.normal(0.0, 1.0, (1, 10, 3))
+    gap = bootstrap_difference(train, test)
+    assert gap.mean == pytest.approx(train.mean() - test.mean())
+    of_tasks = np.hypot(train.std() / np.sqrt(40), test.mean(axis=2).std() / np.sqrt(10))
+    assert (gap.high - gap.low) / 2 > 1.96 * of_tasks * 0.8
+    assert gap.low < gap.mean < gap.high
+    seeds = 5 * np.arange(4.0)[:, None, None]  # what seeds have in common on both sides is no gap
+    shared = bootstrap_difference(seeds + np.ones((4, 6, 1)), seeds + np.zeros((4, 3, 2)))
+    assert (shared.low, shared.mean, shared.high) == pytest.approx((1.0, 1.0, 1.0))
+
+
 def test_intervals_cover_the_truth():
     generator = np.random.default_rng(2)
     hits = 0
@@ -507,6 +510,18 @@ def test_a_run_folder_tells_everything(finished):
     assert videos and all(b"ftyp" in video.read_bytes()[:16] for video in videos)
 
 
+def test_the_exploring_policy_is_tested_beside_the_mean_actions(finished):
+    run = folder(finished[1], "runner_agents:Searcher")
+    mean = [r for r in read_rows(run / "eval.csv") if (r["env_steps"], r["split"]) == ("400", "test")]
+    exploring = read_rows(run / "eval_stochastic.csv")
+    assert list(exploring[0]) == list(mean[0]) and len(exploring) == len(mean) == 4 * 2
+    keys = ("env_steps", "split", "task_id", "trial", "episode")
+    assert [[r[k] for k in keys] for r in exploring] == [[r[k] for k in keys] for r in mean]
+    assert all(a["return_dense"] != b["return_dense"] for a, b in zip(exploring, mean, strict=True))
+    expert = folder(finished[1], "expert")
+    assert {r["success"] for r in read_rows(expert / "eval_stochastic.csv")} == {"1"}
+
+
 def test_summary_agrees_with_the_tables(finished):
     _, results = finished
     rows = {row["agent"]: row for row in read_rows(results / "summary.csv")}
@@ -540,6 +555,84 @@ def test_ray_runs_jobs(tmp_path):
     pytest.importorskip("ray")
     assert main([*FAST, "--agents", "random", "--engine", "ray", "--out", str(tmp_path / "run")]) == OK
     assert read_rows(tmp_path / "run" / "summary.csv")[0]["completed_seeds"] == "1"
+
+
+@pytest.fixture(scope="module")
+def mixed(root, tmp_path_factory):
+    """A run of an agent that adapts over two episodes, beside one that has one."""
+    place = tmp_path_factory.mktemp("mixed")
+    own = {SEARCHER: {"make": {"episodes_per_trial": 2}, "env_steps": 200, "every": 100, "max_minutes": 9}}
+    preset = own_preset(place, per_agent=own)
+    path = os.pathsep.join([str(root), str(root / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(place)}
+    command = [sys.executable, str(root / "benchmarks" / "run_all.py"), *preset]
+    done = subprocess.run(
+        [*command, "--out", str(place / "run")], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == OK, done.stdout + done.stderr
+    return place / "run", preset
+
+
+def test_a_run_keeps_to_what_its_agent_was_given(mixed, tmp_path, capsys):
+    results, preset = mixed
+    assert main([*preset, "--dry-run"]) == OK
+    assert "Searcher seed 0: 200 environment steps" in capsys.readouterr().out
+    config = yaml.safe_load((folder(results, SEARCHER) / "config.yaml").read_text())
+    assert config["make"]["episodes_per_trial"] == 2 and config["env_steps"] == 200
+    assert config["evaluation"]["every"] == 100 and config["max_minutes"] == 9
+    rows = read_rows(folder(results, SEARCHER) / "eval.csv")
+    assert {row["episode"] for row in rows} == {"0", "1"}
+    assert {row["env_steps"] for row in rows} == {"0", "164", "328"}  # four trials of 2 × 20 + 1 steps each
+    assert {row["episode"] for row in read_rows(folder(results, "random") / "eval.csv")} == {"0"}
+    assert main([*own_preset(tmp_path, per_agent={}), "--out", str(results)]) == BAD_REQUEST
+    assert "another plan" in capsys.readouterr().err
+
+
+def test_every_episode_of_the_trial_has_its_row(mixed):
+    rows = read_rows(mixed[0] / "episodes.csv")
+    found = {(r["agent"], r["policy"], r["split"], r["episode"]): r for r in rows}
+    kinds = [("deterministic", "test"), ("stochastic", "test"), ("deterministic", "train")]
+    assert set(found) == {("random", *kind, "0") for kind in kinds} | {
+        (SEARCHER, *kind, episode) for kind in kinds for episode in "01"
+    }
+    second = found[SEARCHER, "stochastic", "test", "1"]
+    assert (second["first_step"], second["last_step"]) == ("21", "40")
+    table = read_rows(folder(mixed[0], SEARCHER) / "eval_stochastic.csv")
+    returns = [float(row["return_dense"]) for row in table if row["episode"] == "1"]
+    assert len(returns) == int(second["tasks"]) * int(second["trials"]) == 4 * 2
+    assert float(second["return_dense_mean"]) == pytest.approx(np.mean(returns))
+    last = {row["agent"]: row for row in read_rows(mixed[0] / "summary.csv")}[SEARCHER]
+    for name in ("success_mean", "score_mean", "score_low"):
+        assert float(last[name]) == float(found[SEARCHER, "deterministic", "test", "1"][name]), name
+
+
+def test_adaptation_is_drawn_by_environment_steps_in_the_task(mixed):
+    results, preset = mixed
+    own = {cell.agent: cell for cell in cells(results, plan_of(*preset))}
+    series = {agent: adaptation_series(cell, "reward_dense", colours_of(own)) for agent, cell in own.items()}
+    assert list(series["random"].x) == list(range(1, 21))
+    assert list(series[SEARCHER].x) == list(range(1, 41)) and list(series[SEARCHER].breaks) == [20]
+    rows = read_rows(folder(results, SEARCHER) / "adaptation.csv")
+    for frame, at in ((1, 0), (20, 19), (22, 20), (41, 39)):  # frames 0 and 21 are the episodes' first
+        rewards = [float(r["reward_dense"]) for r in rows if (r["split"], r["step"]) == ("test", str(frame))]
+        assert series[SEARCHER].y[at] == pytest.approx(np.mean(rewards)), frame
+    assert episode_starts(own.values()) == {20.5: "episode 2"}
+
+
+def test_the_report_tells_episodes_and_policies_apart(mixed):
+    page = outline(mixed[0])
+    for words in ("exploring policy", "mean actions", "21–40", "steps in the task", "episode 2", "gap"):
+        assert words in page.text, words
+
+
+def test_a_report_of_a_run_that_was_never_tested_with_the_exploring_policy(finished, tmp_path):
+    results = tmp_path / "run"
+    shutil.copytree(finished[1], results, symlinks=True)
+    for path in results.rglob("eval_stochastic.csv"):
+        path.unlink()
+    write_report(results)
+    assert "mean actions" in outline(results).text and "exploring policy" not in outline(results).text
+    assert {row["policy"] for row in read_rows(results / "episodes.csv")} == {"deterministic"}
 
 
 # ------------------------------------------------------------------------------------------ a full disk
