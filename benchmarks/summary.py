@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,15 @@ def bootstrap(values: np.ndarray) -> Interval:
     Args:
         values: ``(seeds, tasks, trials, ...)``.
     """
+    values = np.ascontiguousarray(values, float)
+    return _bootstrap(values.tobytes(), values.shape)
+
+
+@lru_cache(
+    maxsize=4096
+)  # while jobs run, a report is written every minute, and old evaluations stay as they are
+def _bootstrap(data: bytes, shape: tuple[int, ...]) -> Interval:
+    values = np.frombuffer(data).reshape(shape)
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     seeds = len(values)
     means = [
