@@ -148,8 +148,8 @@ def family_section(
         ),
         charts(
             "Adaptation within a trial",
-            "The last evaluation, mean actions, step by step: a trial begins with an unknown held-out task. The axis is "
-            "environment steps seen in that task, for agents that adapt at every step and for those that "
+            "The last evaluation, with mean actions: a trial begins with an unknown held-out task. The axis "
+            "is environment steps seen in that task, for agents that adapt at every step and for those that "
             "adapt over episodes. Dotted: a new episode begins. Lines end where trials end.",
             adaptation_charts(cells, colours),
             agents,
