@@ -240,7 +240,9 @@ class PearlPolicy:
             self._steps = []
 
     def _belief(self) -> Gaussian:
-        return self._prior() if self._evidence is None else self._agent.encoder.posterior(self._evidence)
+        if self._evidence is None:
+            return self._prior()
+        return self._agent.encoder.posterior(self._evidence)
 
     def _prior(self) -> Gaussian:
         """N(0, I); of the ablation without a bottleneck, which samples nothing, the point 0 (released code)."""
