@@ -129,6 +129,7 @@ def run_trials(
     seed: int,
     explore: bool = False,
     watch: Sequence[Watcher] = (),
+    schedule: Sequence[tuple[int, Any]] = (),
 ) -> Trials:
     """Lets the agent try tasks it is not told, all at once.
 
@@ -140,6 +141,7 @@ def run_trials(
         seed: determines everything that is drawn.
         explore: the agent's exploring policy rather than its mean actions.
         watch: called at every frame, after the policy has received its evidence.
+        schedule: steps of the trials at which all of them change their task, with the new one.
     """
     episodes, steps = face(env).episodes_per_trial, face(env).episode_steps
     frames = episodes * (steps + 1)
@@ -147,7 +149,7 @@ def run_trials(
         name: np.zeros((len(tasks), frames)) for name in ("reward_dense", "reward_sparse", "score", "success")
     }
     policy = _policy(agent, env, len(tasks), explore, seed)
-    observation, info = env.reset(seed=seed, options={"task": list(tasks)})
+    observation, info = env.reset(seed=seed, options={"task": list(tasks), "schedule": list(schedule)})
     reward = np.zeros(len(tasks), np.float32)
     policy.start_trial()
     for t in range(frames):

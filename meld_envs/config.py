@@ -27,6 +27,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "task_seed": (0, math.inf),
     "image_size": (MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "episodes_per_trial": (1, math.inf),
+    "episode_steps": (1, math.inf),
     "num_threads": (1, math.inf),
 }
 
@@ -44,6 +45,7 @@ class EnvConfig:
         obs_type: ``"pixels"`` or ``"state"``.
         image_size: height of observations in pixels.
         episodes_per_trial: episodes with one task, in a row.
+        episode_steps: steps of an episode.
         render_mode: ``None``, ``"rgb_array"`` or ``"human"``.
         num_threads: threads for physics and drawing; ``None`` for the usable cores.
         autoreset: of a vector environment: ``"disabled"`` or ``"next_step"``.
@@ -57,6 +59,7 @@ class EnvConfig:
     obs_type: str = "pixels"
     image_size: int = 64
     episodes_per_trial: int = 1
+    episode_steps: int = 50
     render_mode: str | None = None
     num_threads: int | None = None
     autoreset: str = "disabled"

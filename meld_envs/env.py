@@ -70,6 +70,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `obs_type`           | `"pixels"`, `"state"`               | the family's   |
     | `image_size`         | 8 … 1024, height in pixels          | 64             |
     | `episodes_per_trial` | int ≥ 1                             | 1              |
+    | `episode_steps`      | int ≥ 1                             | the family's   |
     | `render_mode`        | `None`, `"rgb_array"`, `"human"`    | `None`         |
     | `num_threads`        | int ≥ 1, or `None` for usable cores | `None`         |
     | `autoreset`          | `"disabled"`, `"next_step"`         | `"disabled"`   |
@@ -126,7 +127,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "render_fps": round(self.family.control_hz),
             "autoreset_mode": _AUTORESET[self.config.autoreset],
         }
-        self.episode_steps = self.family.episode_steps
+        self.episode_steps = int(self.config.episode_steps)
         self.episodes_per_trial = int(self.config.episodes_per_trial)
         self.trial_steps = self.episodes_per_trial * (self.episode_steps + 1) - 1
         self._prepare_tasks()

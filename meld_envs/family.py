@@ -119,6 +119,7 @@ class Family(ABC):
             "num_train_tasks": self.num_train_tasks,
             "num_test_tasks": self.num_test_tasks,
             "obs_type": self.default_obs_type,
+            "episode_steps": self.episode_steps,
         }
 
     # Tasks ------------------------------------------------------------------------------------

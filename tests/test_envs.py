@@ -246,6 +246,21 @@ def test_trials_of_two_episodes(env_id, make_vec):
 
 
 @every_id
+def test_episodes_can_be_longer_or_shorter(env_id, make_vec):
+    """They are the same episodes, ending elsewhere."""
+    usual, short = make_vec(env_id, 2), make_vec(env_id, 2, episode_steps=3, episodes_per_trial=2)
+    assert (short.episode_steps, short.trial_steps) == (3, 7)
+    assert make_vec(env_id, 2, episode_steps=usual.episode_steps + 1).trial_steps == usual.trial_steps + 1
+    assert same(usual.reset(seed=0)[0], short.reset(seed=0)[0])
+    for step, actions in enumerate(actions_of(usual, 7), start=1):
+        *_, truncated, info = given = short.step(actions)
+        if step <= 3:
+            assert same(given, usual.step(actions))
+        assert truncated.all() == (step == 7)
+        assert info["episode_start"].all() == (step == 4)
+
+
+@every_id
 def test_a_task_changes_only_when_asked(env_id, make_vec):
     env = make_vec(env_id, 2, split="test")
     env.reset(seed=0)
@@ -456,6 +471,7 @@ BAD_KEYWORDS = {
     "too small": ({"num_train_tasks": 0}, ValueError, "at least 1"),
     "type": ({"image_size": "64"}, TypeError, "integer"),
     "size": ({"image_size": 5000}, ValueError, r"\[8, 1024\]"),
+    "steps": ({"episode_steps": 0}, ValueError, "at least 1"),
     "seed": ({"task_seed": -1}, ValueError, "at least 0"),
     "reward": ({"reward_type": "shaped"}, ValueError, "'dense', 'sparse'"),
 }

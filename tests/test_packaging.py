@@ -28,7 +28,7 @@ EXTRA = {"meld_envs": "", "meld_agents": "agents", "benchmarks": "bench"}
 OPTIONAL = {
     "meld_envs": {"dm_control"},
     "meld_agents": {"stable_baselines3", "sb3_contrib"},
-    "benchmarks": {"ray", "stable_baselines3", "sb3_contrib"},
+    "benchmarks": {"matplotlib", "ray", "stable_baselines3", "sb3_contrib"},
 }
 
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))

@@ -1,0 +1,1 @@
+"""Programs that draw one figure each, from finished runs."""
