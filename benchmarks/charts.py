@@ -22,7 +22,7 @@ class Series:
     Attributes:
         name: for the tooltip.
         colour: the index of a colour of the page.
-        x, y: ``(n,)``; one point makes a level across the chart.
+        x, y: ``(n,)``; a single point at 0 makes a level across the chart.
         low, high: ``(n,)`` or None.
         breaks: indices at which the line begins anew.
     """
@@ -34,6 +34,17 @@ class Series:
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     breaks: Sequence[int] = ()
+
+    @property
+    def is_level(self) -> bool:
+        """Whether it is one point at 0: a reference, which does not learn."""
+        return len(self.x) == 1 and bool(self.x[0] <= 0)
+
+    def above_zero(self) -> Series:
+        """Its points at positive x."""
+        kept = self.x > 0
+        low, high = (None if part is None else part[kept] for part in (self.low, self.high))
+        return Series(self.name, self.colour, self.x[kept], self.y[kept], low, high)
 
     def pieces(self) -> list[slice]:
         """The indices of each unbroken piece."""
@@ -47,6 +58,7 @@ def line_chart(
     y_label: str,
     y_range: tuple[float, float] | None = None,
     marks: Mapping[float, str] | None = None,
+    x_log: bool = False,
 ) -> Html:
     """A chart.
 
@@ -56,12 +68,18 @@ def line_chart(
         y_label: with units.
         y_range: default: what the values span.
         marks: x positions of vertical lines (episode boundaries), with what to write above them.
+        x_log: a logarithmic axis; points at 0 are left out. For series without breaks.
     """
-    x_low, x_high = _span([np.zeros(1), *(s.x for s in series)])
+    x_log = x_log and not all(s.is_level for s in series)
+    if x_log:
+        series = [s if s.is_level else s.above_zero() for s in series]
+        x_low, x_high = _span([s.x for s in series if not s.is_level])
+    else:
+        x_low, x_high = _span([np.zeros(1), *(s.x for s in series)])
     y_low, y_high = y_range or _padded(
         _span([a for s in series for a in (s.y, s.low, s.high) if a is not None])
     )
-    frame = _Frame(x_low, x_high, y_low, y_high)
+    frame = _Frame(x_low, x_high, y_low, y_high, x_log)
     parts = [*_axes(frame, x_label, y_label), *_marks(frame, marks or {})]
     parts += [band for s in series for band in _bands(frame, s)]
     parts += [part for s in series for part in _line(frame, s)]
@@ -79,9 +97,19 @@ class _Frame:
     x_high: float
     y_low: float
     y_high: float
+    x_log: bool = False
 
     def x(self, value: float) -> float:
-        return round(LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (WIDTH - LEFT - RIGHT), 2)
+        low, value, high = (self._scaled(x) for x in (self.x_low, value, self.x_high))
+        return round(LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT), 2)
+
+    def _scaled(self, x: float) -> float:
+        return math.log(x) if self.x_log else x
+
+    def x_ticks(self) -> list[float]:
+        if not self.x_log:
+            return ticks(self.x_low, self.x_high, 6)
+        return log_ticks(self.x_low, self.x_high)
 
     def y(self, value: float) -> float:
         inside = min(max(value, self.y_low), self.y_high)
@@ -108,6 +136,14 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten between two positive bounds; over many decades the powers alone."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if high / low < 1e3 else (1,)
+    values = [factor * 10.0**decade for decade in decades for factor in factors]
+    return [value for value in values if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+
+
 def tick_text(value: float) -> str:
     """``20k`` for 20,000; no trailing zeros."""
     if abs(value) < 1e-12:
@@ -125,7 +161,7 @@ def _axes(frame: _Frame, x_label: str, y_label: str) -> list[Html]:
         y = frame.y(value)
         parts.append(element("line", x1=LEFT, x2=right, y1=y, y2=y, class_="rule"))
         parts.append(element("text", tick_text(value), x=LEFT - 7, y=y + 4, text_anchor="end"))
-    for value in ticks(frame.x_low, frame.x_high, 6):
+    for value in frame.x_ticks():
         parts.append(element("text", tick_text(value), x=frame.x(value), y=bottom + 17, text_anchor="middle"))
     parts.append(element("line", x1=LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"))
     parts.append(
@@ -167,7 +203,7 @@ def _point(frame: _Frame, x: float, y: float) -> str:
 def _line(frame: _Frame, series: Series) -> list[Html]:
     title = element("title", f"{series.name}: {series.y[-1]:.3g} at the end")
     curve = f"curve c{series.colour}"
-    if len(series.x) == 1:  # a reference that does not learn: a level
+    if series.is_level:
         y = frame.y(series.y[0])
         return [
             element(

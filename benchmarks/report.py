@@ -32,6 +32,8 @@ STYLE = Path(__file__).parent / "report.css"
 #: Colours of the page: some references have their own, the same on every page; the rest is for other agents.
 REFERENCE_COLOURS = {"random": 2, "expert": 3}
 OTHER_COLOURS = (0, 1, 4, 5, 6, 7)
+#: Budgets that differ by this factor are drawn on a logarithmic axis.
+FAR_APART = 8
 STRIP_FRAMES = 10
 STRIPS_PER_RUN = 2
 #: Larger videos stay beside the page.
@@ -130,19 +132,7 @@ def family_section(
             "Held-out tasks, the trial’s last episode, while meta-training goes on. Lines end where budgets "
             "end; dashed: references, which do not learn. "
             f"Bands are 95 % intervals over {rows[0]['interval_over']}.",
-            [
-                chart(
-                    learning_series(cells, "success", colours),
-                    "environment steps of meta-training",
-                    "success",
-                    (0, 1),
-                ),
-                chart(
-                    learning_series(cells, "final_score", colours),
-                    "environment steps of meta-training",
-                    "final score",
-                ),
-            ],
+            learning_charts(cells, colours),
             agents,
             colours,
         ),
@@ -203,11 +193,28 @@ def charts(
 
 
 def chart(
-    series: Sequence[Series], x_label: str, y_label: str, y_range: Any = None, marks: Any = None
+    series: Sequence[Series], x_label: str, y_label: str, y_range: Any = None, marks: Any = None, **more: Any
 ) -> Html | None:
     """A chart of the series that have finite values; None where none has."""
     series = [s for s in series if len(s.x) and np.isfinite(s.y).all()]
-    return line_chart(series, x_label, y_label, y_range, marks) if series else None
+    return line_chart(series, x_label, y_label, y_range, marks, **more) if series else None
+
+
+def learning_charts(cells: Sequence[Cell], colours: dict[str, int]) -> list[Html | None]:
+    """Success and score by environment steps of training, on one axis for all budgets."""
+    drawn = []
+    for metric, label, y_range in (("success", "success", (0, 1)), ("final_score", "final score", None)):
+        series = learning_series(cells, metric, colours)
+        x_log = budgets_are_far_apart(series)
+        x_label = f"environment steps of meta-training{', logarithmic' if x_log else ''}"
+        drawn.append(chart(series, x_label, label, y_range, x_log=x_log))
+    return drawn
+
+
+def budgets_are_far_apart(series: Sequence[Series]) -> bool:
+    """Whether the shortest curve would be lost at the edge of a linear axis."""
+    ends = [s.x[-1] for s in series if len(s.x) > 2]
+    return len(ends) > 1 and max(ends) / min(ends) >= FAR_APART
 
 
 def learning_series(cells: Sequence[Cell], metric: str, colours: dict[str, int]) -> list[Series]:

@@ -16,12 +16,19 @@ import pytest
 import yaml
 
 import benchmarks.plan as plans
+from benchmarks.charts import LEFT, RIGHT, WIDTH, Series, line_chart, log_ticks
 from benchmarks.checkpoints import verify
 from benchmarks.errors import BAD_REQUEST, JOB_FAILED, OK, RequestError
 from benchmarks.evaluate import each_task, run_trials, spread
 from benchmarks.files import read_json, read_rows
 from benchmarks.probes import _ridges, probe_rows
-from benchmarks.report import adaptation_series, colours_of, episode_starts, write_report
+from benchmarks.report import (
+    adaptation_series,
+    budgets_are_far_apart,
+    colours_of,
+    episode_starts,
+    write_report,
+)
 from benchmarks.run_all import build_parser, main, read_request, share_cores
 from benchmarks.summary import bootstrap, bootstrap_difference, cells
 from meld_agents.registry import AgentError, find_agent
@@ -617,6 +624,24 @@ def test_adaptation_is_drawn_by_environment_steps_in_the_task(mixed):
         rewards = [float(r["reward_dense"]) for r in rows if (r["split"], r["step"]) == ("test", str(frame))]
         assert series[SEARCHER].y[at] == pytest.approx(np.mean(rewards)), frame
     assert episode_starts(own.values()) == {20.5: "episode 2"}
+
+
+def test_budgets_that_are_far_apart_are_drawn_on_a_logarithmic_axis():
+    def curve(*x):
+        return Series("agent", 0, np.array(x), np.linspace(0, 1, len(x)))
+
+    short, long, level = curve(0, 500, 1000), curve(0, 50_000, 100_000), curve(0)
+    assert budgets_are_far_apart([short, long, level])
+    assert not budgets_are_far_apart([short, curve(0, 3000, 6000), level])
+    drawn = line_chart([short, long, level], "steps", "success", x_log=True)
+    ends = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', drawn)]
+    inside = (ends[0] - LEFT) / (WIDTH - LEFT - RIGHT)  # of the axis from the first evaluation after 0 steps
+    assert inside == pytest.approx(np.log(1000 / 500) / np.log(100_000 / 500), abs=1e-3)
+    assert ends[1] == WIDTH - RIGHT and drawn.count("level") == 1
+    for label in ("1k", "10k", "100k"):
+        assert f">{label}</text>" in drawn
+    assert line_chart([level], "steps", "success", x_log=True).count("level") == 1
+    assert log_ticks(500, 100_000) == [500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000]
 
 
 def test_the_report_tells_episodes_and_policies_apart(mixed):
