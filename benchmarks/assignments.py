@@ -37,6 +37,8 @@ def override(values: dict[str, Any], assignment: str, agents: Sequence[str]) -> 
     names = _split(values, key, agents)
     if names[0] == "envs" and len(names) > 2:
         _drop_from_agents(_envs(values).get(names[1]), names[2:])
+    if names == ["evaluation", "every"]:
+        drop_from_all(values, "every")
     _put(values, names, value, assignment)
 
 
@@ -45,10 +47,10 @@ def is_for_one_agent(assignment: str) -> bool:
     return ".per_agent." in assignment.partition("=")[0]
 
 
-def drop_limits(values: Mapping[str, Any]) -> None:
-    """Takes single agents' limits of time out of a preset's values: the command line has one for all."""
+def drop_from_all(values: Mapping[str, Any], key: str) -> None:
+    """Takes what single agents have of a key out of a preset's values: the command line has one for all."""
     for entry in _envs(values).values():
-        _drop_from_agents(entry, ["max_minutes"])
+        _drop_from_agents(entry, [key])
 
 
 def _put(values: dict[str, Any], names: Sequence[str], value: Any, assignment: str) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 import gymnasium as gym
 
 import meld_envs
-from benchmarks.assignments import drop_limits, is_for_one_agent, override
+from benchmarks.assignments import drop_from_all, is_for_one_agent, override
 from benchmarks.engines import Engine, make_engine
 from benchmarks.errors import BAD_REQUEST, INTERRUPTED, JOB_FAILED, OK, RequestError, explain_os_error
 from benchmarks.estimate import estimate, keep_speed, kept_estimate, longest_first, plan_seconds
@@ -185,7 +185,7 @@ def _with_options(values: dict[str, Any], options: argparse.Namespace) -> dict[s
     agents = [*(values.get("agents") or []), *agent_targets()]
     if options.max_minutes is not None:
         values["max_minutes"] = options.max_minutes
-        drop_limits(values)
+        drop_from_all(values, "max_minutes")
     for assignment in sorted(options.assignments, key=is_for_one_agent):  # what is general, first
         override(values, assignment, agents)
     if options.envs:

@@ -230,12 +230,15 @@ def test_single_agents_may_differ(tmp_path):
 
 def test_the_command_line_and_single_agents(tmp_path):
     name = "runner_agents:Searcher"
-    preset = own_preset(tmp_path, per_agent={name: {"make": {"episodes_per_trial": 3}, "env_steps": 90}})
+    preset = own_preset(
+        tmp_path, per_agent={name: {"make": {"episodes_per_trial": 3}, "env_steps": 90, "every": 7}}
+    )
     job = plans.Job(ENV, name, 0)
     plan = plan_of(*preset, "--set", f"{OWN}.{name}.env_steps=70", "--set", f"envs.{ENV}.env_steps=50")
     assert (plan.env_steps(job), plan.make(job)["episodes_per_trial"]) == (70, 3)
     assert plan.env_steps(plans.Job(ENV, "random", 0)) == 50
     assert plan_of(*preset, "--set", f"envs.{ENV}.env_steps=50").env_steps(job) == 50
+    assert plan_of(*preset, "--set", "evaluation.every=60").evaluation_of(job).every == 60
     plan = plan_of(*preset, "--set", f"envs.{ENV}.make.episodes_per_trial=2")
     assert (plan.env_steps(job), plan.make(job)["episodes_per_trial"]) == (90, 2)
 
