@@ -61,7 +61,9 @@ class Autoencoding:
         done: updates made so far.
     """
 
-    def __init__(self, perception: nn.Module, settings: AutoencoderSettings, device: torch.device) -> None:
+    def __init__(
+        self, perception: nn.Module | None, settings: AutoencoderSettings, device: torch.device
+    ) -> None:
         self._settings, self._device = settings, device
         self._perception: FrameAutoencoder | None = None
         self.parameters: list[nn.Parameter] = []

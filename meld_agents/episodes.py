@@ -190,16 +190,24 @@ class EpisodeStore:
 
     def sample_frames(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """``count`` single observations ``(count, ...)``, uniform over all that are held."""
-        sizes = np.array([np.prod(b.trials.action.shape[:3]) for b in self._blocks])
-        ends = np.cumsum(sizes)
-        draws = rng.integers(ends[-1], size=count)
-        blocks = np.searchsorted(ends, draws, side="right")
-        frames = []
-        for block, draw in zip(blocks, draws):
-            observation = self._blocks[block].trials.observation
-            index = np.unravel_index(draw - (ends[block] - sizes[block]), observation.shape[:3])
-            frames.append(observation[index])
-        return np.stack(frames)
+        return self.frames_at(rng.integers(self._ends()[-1], size=count))
+
+    def frames_at(self, at: np.ndarray) -> np.ndarray:
+        """Single observations ``(*at.shape, ...)`` by number, counted through all that was added."""
+        ends, flat = self._ends(), at.ravel()
+        of_block = np.searchsorted(ends, flat, side="right")
+        like = self._blocks[0].trials.observation
+        frames = np.empty((len(flat), *like.shape[3:]), like.dtype)
+        for block in np.unique(of_block):
+            rows = np.flatnonzero(of_block == block)
+            held = self._blocks[block].trials.observation
+            held = held.reshape(-1, *held.shape[3:])
+            frames[rows] = held[flat[rows] - (ends[block] - len(held))]
+        return frames.reshape(*at.shape, *like.shape[3:])
+
+    def _ends(self) -> np.ndarray:
+        """The number of frames up to the end of each block."""
+        return np.cumsum([np.prod(b.trials.action.shape[:3]) for b in self._blocks])
 
     def sample_windows(
         self, rng: np.random.Generator, count: int, length: int

@@ -6,16 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from meld_agents.autoencoding import AutoencoderSettings
+from meld_agents.nets.perception import FrameSettings
 from meld_agents.sac import SacSettings
-from meld_agents.settings import ABOVE_ZERO, FINITE, based_on, check_ranges, from_mapping
+from meld_agents.settings import ABOVE_ZERO, FINITE, based_on, check_ranges, from_mapping, part_of
 
 
 @dataclass(frozen=True)
 class PearlSettings:
-    """Every number PEARL depends on. The defaults are the published ones (released code, shared defaults)."""
+    """Every number PEARL depends on. The defaults are the published ones (released code, shared defaults).
+
+    Of images nothing was released: the encoder is MELD's (Zhao et al., 2020, Section 5.1 and Appendix A).
+    """
 
     # Belief over tasks
     latent_size: int = 5
+    encoder: Literal["product", "recurrent"] = (
+        "product"  # ablation: an LSTM over episodes in order (Figure 16)
+    )
     encoder_hidden: tuple[int, ...] = (200, 200, 200)
     deterministic: bool = False  # ablation: no bottleneck, z is a point (Figure 18)
     next_observation: bool = False  # part of the context, as where dynamics vary
@@ -23,11 +31,24 @@ class PearlSettings:
     # latest trial that was rewarded, k drawn anew at each update, as the encoder is given them at meta-test.
     context: Literal["recent", "all", "batch", "trial"] = "recent"
     posterior_in_context: bool = False  # whether context comes from posterior episodes too (sparse rewards)
-    context_batch: int = 64
+    context_batch: int = 64  # transitions; a recurrent encoder is given whole episodes instead
     kl_weight: float = 0.1  # of the sum over the tasks of an update (released code)
     # deviation for sparse rewards: what was not rewarded should not move the belief by itself
     unrewarded_kl_weight: float = 0.0
     exploration_episodes: int = 2  # of a trial, with z from the prior
+
+    # Images
+    perception: Literal["joint", "cached"] = "joint"  # cached is a deviation for small machines
+    filters: tuple[int, ...] = (32, 64, 128, 256)  # and a last layer of feature_size
+    feature_size: int = 256
+    nonlinearity: Literal["relu", "leaky_relu", "silu"] = "relu"
+    autoencoder_updates: int = 0  # before anything else is trained (this and what follows: cached only)
+    autoencoder_batch: int = 96
+    autoencoder_learning_rate: float = 1e-3
+    autoencoder_refresh_rounds: int = 0  # train it on and encode anew every so many rounds, 0 for never
+    autoencoder_refresh_updates: int = 0
+    autoencoder_refresh_learning_rate: float = 1e-3
+    inverse_weight: float = 0.0  # its features also tell the action between frames
 
     # Actor-critic
     actor_critic: Literal["value", "temperature"] = "value"  # temperature: learned, and no value network
@@ -41,6 +62,7 @@ class PearlSettings:
     # Schedule
     tasks_per_update: int = 16
     batch: int = 256  # transitions of each task
+    batch_of: Literal["transitions", "trajectories"] = "transitions"  # ablation: whole episodes (Figure 16)
     warmup_trials_per_task: int = 4
     warmup_action_hold: int = 0  # steps; random actions, each held so long, instead of the untrained policy's
     collect_tasks: int = 5
@@ -48,6 +70,13 @@ class PearlSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
+        if self.encoder == "recurrent" and self.context == "batch" and self.batch_of == "transitions":
+            raise ValueError(
+                "context: a recurrent encoder cannot read the critic's batch of unordered transitions; "
+                "set batch_of: trajectories, or context: recent, all or trial"
+            )
+        if self.encoder == "recurrent" and self.unrewarded_kl_weight:
+            raise ValueError("unrewarded_kl_weight: needs the factors of encoder: product, set it to 0")
 
     def sac(self) -> SacSettings:
         """The part that concerns the actor-critic."""
@@ -60,6 +89,20 @@ class PearlSettings:
             reward_scale=self.reward_scale,
         )
 
+    def perceiving(self) -> FrameSettings:
+        """The part that concerns images."""
+        return FrameSettings(
+            filters=self.filters,
+            feature_size=self.feature_size,
+            nonlinearity=self.nonlinearity,
+            hidden=self.hidden[0],
+            inverse_weight=self.inverse_weight,
+        )
+
+    def autoencoding(self) -> AutoencoderSettings:
+        """The part that concerns the frame autoencoder's training."""
+        return part_of(self, AutoencoderSettings)
+
 
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("latent_size", "encoder_hidden", "hidden", "context_batch"), (1, FINITE)),
@@ -68,6 +111,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         ("kl_weight", "unrewarded_kl_weight", "updates_per_round", "warmup_action_hold"), (0, FINITE)
     ),
+    **dict.fromkeys(("filters", "feature_size", "autoencoder_batch"), (1, FINITE)),
+    **dict.fromkeys(("autoencoder_updates", "autoencoder_refresh_rounds"), (0, FINITE)),
+    **dict.fromkeys(("autoencoder_refresh_updates", "inverse_weight"), (0, FINITE)),
+    **dict.fromkeys(("autoencoder_learning_rate",), (ABOVE_ZERO, FINITE)),
+    **dict.fromkeys(("autoencoder_refresh_learning_rate",), (ABOVE_ZERO, FINITE)),
     **dict.fromkeys(("learning_rate", "reward_scale", "initial_temperature"), (ABOVE_ZERO, FINITE)),
     **dict.fromkeys(("discount", "target_rate"), (0, 1)),
 }
@@ -87,6 +135,13 @@ BASES: dict[str, dict[str, Any]] = {
         "updates_per_round": 1000,
     },
     "small": {
+        "perception": "cached",
+        "filters": (8, 16, 32, 64),
+        "feature_size": 64,
+        "nonlinearity": "leaky_relu",
+        "autoencoder_updates": 2000,
+        "autoencoder_refresh_rounds": 10,
+        "autoencoder_refresh_updates": 100,
         "encoder_hidden": (128, 128),
         "hidden": (128, 128),
         "batch": 64,

@@ -1,4 +1,7 @@
-"""PEARL's belief over tasks: a product of Gaussian factors, one per transition (thesis, Section 5.2)."""
+"""PEARL's belief over tasks: a product of Gaussian factors, one per transition (thesis, Section 5.2).
+
+Or, as an ablation, what a recurrent network says of transitions in the order in which they were lived.
+"""
 
 from __future__ import annotations
 
@@ -81,6 +84,11 @@ class ContextEncoder(nn.Module):
         """Sums over a context ``(..., N, inputs)``: ``(..., Z)`` each."""
         return self.factors(context).total()
 
+    def extend(self, evidence: Evidence | None, context: Tensor) -> Evidence:
+        """What was known and a further context ``(..., N, inputs)``, together."""
+        new = self.evidence(context)
+        return new if evidence is None else evidence.join(new)
+
     def posterior(self, evidence: Evidence) -> Gaussian:
         """The belief that these sums give."""
         mean = evidence.weighted / evidence.precision
@@ -91,3 +99,44 @@ class ContextEncoder(nn.Module):
     def forward(self, context: Tensor) -> Gaussian:
         """The belief after a context ``(..., N, inputs)``."""
         return self.posterior(self.evidence(context))
+
+
+class Memory(NamedTuple):
+    """The state of an LSTM, ``(1, n, H)`` each."""
+
+    hidden: Tensor
+    cell: Tensor
+
+
+class RecurrentEncoder(nn.Module):
+    """An MLP for each transition, an LSTM over them, a Gaussian of its last state (thesis, Figure 16).
+
+    Args:
+        inputs: width of a transition.
+        latent: Z.
+        hidden: hidden widths; the last one is the LSTM's, too.
+        deterministic: the belief is a point.
+    """
+
+    def __init__(self, inputs: int, latent: int, hidden: tuple[int, ...], deterministic: bool) -> None:
+        super().__init__()
+        self.latent, self.deterministic = latent, deterministic
+        self.step = nn.Sequential(mlp((inputs, *hidden), "relu"), nn.ReLU())
+        self.lstm = nn.LSTM(hidden[-1], hidden[-1], batch_first=True)
+        self.head = mlp((hidden[-1], latent if deterministic else 2 * latent))
+
+    def extend(self, memory: Memory | None, context: Tensor) -> Memory:
+        """The memory after further transitions ``(n, N, inputs)``, in order; ``None`` has seen nothing."""
+        return Memory(*self.lstm(self.step(context), memory)[1])
+
+    def posterior(self, memory: Memory) -> Gaussian:
+        """The belief of so many memories, ``(n, Z)`` each."""
+        out = self.head(memory.hidden[-1])
+        if self.deterministic:
+            return Gaussian(out, torch.zeros_like(out))
+        mean, raw = out.chunk(2, -1)
+        return Gaussian(mean, functional.softplus(raw).clamp(min=MIN_VARIANCE))
+
+    def forward(self, context: Tensor) -> Gaussian:
+        """The belief after a context ``(n, N, inputs)`` that begins with nothing known."""
+        return self.posterior(self.extend(None, context))

@@ -25,18 +25,24 @@ INVERSE_FRAMES = 3
 ENCODE_BATCH = 512
 
 
-@dataclass(frozen=True)
-class PerceptionSettings:
-    """Sizes and likelihoods of perception."""
+@dataclass(frozen=True, kw_only=True)
+class FrameSettings:
+    """Sizes of what sees frames."""
 
     filters: tuple[int, ...]
     feature_size: int
-    image_std: float
-    feature_std: float
-    decoded_frames: int
     nonlinearity: str
     hidden: int
     inverse_weight: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceptionSettings(FrameSettings):
+    """Sizes and likelihoods of perception."""
+
+    image_std: float
+    feature_std: float
+    decoded_frames: int
     motion_scale: float = 0.0
 
 
@@ -52,23 +58,30 @@ def to_uint8(frames: Tensor) -> np.ndarray:
     )
 
 
-class JointPerception(nn.Module):
+class FrameEncoder(nn.Module):
+    """The convolutional encoder alone (paper, Appendix A), for whoever sends it a gradient."""
+
+    def __init__(self, shape: tuple[int, int, int], settings: FrameSettings) -> None:
+        super().__init__()
+        self.feature_size = settings.feature_size
+        self.encoder = ImageEncoder(
+            shape, settings.filters, settings.feature_size, settings.nonlinearity, linear_output=False
+        )
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """uint8 frames ``(N, H, W, C)`` to features ``(N, F)``."""
+        return self.encoder(to_unit(frames))
+
+
+class JointPerception(FrameEncoder):
     """Encoder and mirror decoder inside the latent model (paper, Appendix A)."""
 
     cached = False
 
     def __init__(self, shape: tuple[int, int, int], latent: int, settings: PerceptionSettings) -> None:
-        super().__init__()
-        self.settings, self.feature_size = settings, settings.feature_size
-        layers = (shape, settings.filters)
-        self.encoder = ImageEncoder(
-            *layers, settings.feature_size, settings.nonlinearity, linear_output=False
-        )
-        self.decoder = ImageDecoder(*layers, latent, settings.nonlinearity)
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """uint8 frames ``(N, H, W, C)`` to features ``(N, F)``."""
-        return self.encoder(to_unit(frames))
+        super().__init__(shape, settings)
+        self.settings = settings
+        self.decoder = ImageDecoder(shape, settings.filters, latent, settings.nonlinearity)
 
     def log_likelihood(self, frames: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
         """Mean over frames of log p(x_t | z_t), pixels summed; frames ``(N, H, W, C)`` uint8, z ``(N, Z)``.
@@ -91,10 +104,10 @@ class JointPerception(nn.Module):
 class FrameAutoencoder(nn.Module):
     """A frame autoencoder with standardised features."""
 
-    def __init__(self, shape: tuple[int, int, int], settings: PerceptionSettings) -> None:
+    def __init__(self, shape: tuple[int, int, int], settings: FrameSettings) -> None:
         super().__init__()
         layers, size = (shape, settings.filters), settings.feature_size
-        self.settings, self.feature_size = settings, size
+        self._sizes, self.feature_size = settings, size
         self.encoder = ImageEncoder(*layers, size, settings.nonlinearity, linear_output=True)
         self.decoder = ImageDecoder(*layers, size, settings.nonlinearity)
         self.inverse: nn.Module | None = None
@@ -105,7 +118,7 @@ class FrameAutoencoder(nn.Module):
 
     def add_inverse(self, action: int) -> None:
         """Builds the network for :meth:`inverse_losses`, where ``inverse_weight`` is set."""
-        s = self.settings
+        s = self._sizes
         if s.inverse_weight:
             inputs = INVERSE_FRAMES * s.feature_size + action
             self.inverse = mlp((inputs, s.hidden, s.hidden, action), s.nonlinearity)
@@ -166,6 +179,7 @@ class CachedPerception(FrameAutoencoder):
         self, shape: tuple[int, int, int], action: int, latent: int, settings: PerceptionSettings
     ) -> None:
         super().__init__(shape, settings)
+        self.settings = settings
         self.feature_size = settings.feature_size * (2 if settings.motion_scale else 1)
         outputs = self.feature_size
         self.from_latent = mlp((latent, settings.hidden, settings.hidden, outputs), settings.nonlinearity)
