@@ -356,6 +356,7 @@ class PearlPolicy:
     def _normal(self, shape: tuple[int, ...] | torch.Size) -> Tensor:
         return torch.randn(shape, generator=self._generator, device=self._agent.device)
 
+    @torch.no_grad()
     def belief(self) -> np.ndarray:
         """Mean and standard deviation of z given the episodes that have ended, ``(n, 2 Z)`` float32."""
         mean, variance = self._belief()

@@ -11,7 +11,12 @@ torch = pytest.importorskip("torch")
 import meld_envs  # noqa: E402, F401
 from meld_agents.episodes import Trials  # noqa: E402
 from meld_agents.interface import Evidence, Policy  # noqa: E402
-from meld_agents.nets.context_encoder import ContextEncoder, Gaussian, kl_to_prior  # noqa: E402
+from meld_agents.nets.context_encoder import (  # noqa: E402
+    ContextEncoder,
+    Gaussian,
+    RecurrentEncoder,
+    kl_to_prior,
+)
 from meld_agents.pearl import PEARL  # noqa: E402
 from meld_agents.sac import SacSettings, Transitions  # noqa: E402
 from meld_agents.transitions import Batch, TransitionStore  # noqa: E402
@@ -29,6 +34,14 @@ TINY = {
     "updates_per_round": 3,
     "exploration_episodes": 1,
 }
+IMAGES = {"filters": [4, 4, 8, 8], "feature_size": 6}
+CACHED = IMAGES | {
+    "perception": "cached",
+    "autoencoder_updates": 4,
+    "autoencoder_batch": 6,
+    "autoencoder_refresh_rounds": 2,
+    "autoencoder_refresh_updates": 2,
+}
 
 
 def make_env(num_envs, **changes):
@@ -40,12 +53,27 @@ def make_agent(seed=0, **changes):
     return PEARL(make_env, TINY | changes, seed, "cpu")
 
 
+def see(num_envs, **changes):
+    return make_env(num_envs, **({"obs_type": "pixels", "image_size": 32} | changes))
+
+
+def two_cameras(num_envs):
+    keywords = {"image_size": 64, "num_train_tasks": 2, "episodes_per_trial": 2, "num_threads": 1}
+    return gym.make_vec("meld/Reacher-v0", num_envs=num_envs, **keywords).unwrapped
+
+
+def make_seeing(seed=0, make=see, **changes):
+    return PEARL(make, TINY | changes, seed, "cpu")
+
+
 def train(agent, slices):
     return list(itertools.islice(agent.meta_train(10**9), slices))[-1]
 
 
 def tensors(agent):
     parts = {**agent.encoder.state_dict(), **agent.sac.critic.state_dict()}
+    if agent.perception is not None:
+        parts |= agent.perception.state_dict(prefix="perception.")
     return {name: value.clone() for name, value in parts.items()}
 
 
@@ -102,31 +130,80 @@ def test_kl_to_the_prior():
     assert kl_to_prior(Gaussian(torch.zeros(2, 3), torch.ones(2, 3))).abs().max() == 0
 
 
+def recurrent(deterministic=False):
+    torch.manual_seed(0)
+    return RecurrentEncoder(4, 3, (16, 8), deterministic)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_recurrent_belief_depends_on_order_and_goes_on_where_it_was(deterministic):
+    net, context = recurrent(deterministic), torch.randn(5, 9, 4)
+    whole = net(context)
+    assert whole.variance.any() == (not deterministic)
+    assert not torch.allclose(whole.mean, net(context.flip(1)).mean, atol=1e-3)
+    memory = None
+    for episode in context.split(3, dim=1):
+        memory = net.extend(memory, episode)
+    parts = net.posterior(memory)
+    assert torch.allclose(whole.mean, parts.mean, atol=1e-6)
+    assert torch.allclose(whole.variance, parts.variance, atol=1e-6)
+
+
 # -- routes of gradients ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("actor_critic", ["value", "temperature"])
-def test_the_encoder_learns_from_the_critic_alone(actor_critic):
-    agent = make_agent(actor_critic=actor_critic, kl_weight=0.0)
-    train(agent, 1)
-    reached = []
+def reaching(agent, parameters):
+    """Which parts of an update of the actor-critic send these parameters a gradient."""
+    parameters, reached = list(parameters), []
     for part in ("_update_critics", "_update_value", "_update_policy", "_update_critic", "_update_actor"):
         original = getattr(agent.sac, part, None)
         if original is None:
             continue
 
         def watched(*arguments, part=part, original=original):
-            before = [None if p.grad is None else p.grad.clone() for p in agent.encoder.parameters()]
+            before = [None if p.grad is None else p.grad.clone() for p in parameters]
             result = original(*arguments)
-            for old, p in zip(before, agent.encoder.parameters()):
+            for old, p in zip(before, parameters):
                 if p.grad is not None and (old is None or not torch.equal(old, p.grad)):
                     reached.append(part)
             return result
 
         setattr(agent.sac, part, watched)
     agent._update()
-    critic = "_update_critics" if actor_critic == "value" else "_update_critic"
-    assert set(reached) == {critic}
+    return set(reached)
+
+
+CRITIC = {"value": {"_update_critics"}, "temperature": {"_update_critic"}}
+
+
+@pytest.mark.parametrize("actor_critic", list(CRITIC))
+@pytest.mark.parametrize("encoder", ["product", "recurrent"])
+def test_the_encoder_learns_from_the_critic_alone(actor_critic, encoder):
+    agent = make_agent(actor_critic=actor_critic, encoder=encoder, kl_weight=0.0)
+    train(agent, 1)
+    assert reaching(agent, agent.encoder.parameters()) == CRITIC[actor_critic]
+
+
+@pytest.mark.parametrize("actor_critic", list(CRITIC))
+def test_joint_perception_learns_from_the_critic_alone(actor_critic):
+    agent = make_seeing(actor_critic=actor_critic, kl_weight=1.0, **IMAGES)
+    train(agent, 1)
+    before = tensors(agent)
+    assert reaching(agent, agent.perception.parameters()) == CRITIC[actor_critic]
+    changed = {name for name, value in tensors(agent).items() if not torch.equal(before[name], value)}
+    assert all(name in changed for name in before if name.startswith("perception."))
+    context = agent._context(agent.store.sample(np.random.default_rng(0), agent.store.ready, 5))
+    assert not context.requires_grad, "contexts have features without a gradient"
+
+
+def test_cached_perception_learns_from_its_autoencoder_alone():
+    agent = make_seeing(**CACHED | {"autoencoder_refresh_rounds": 0})
+    train(agent, 3)
+    assert (agent.perception.scale != 1.0).all(), "standardised"
+    before = tensors(agent)
+    agent._update()
+    changed = {name for name, value in tensors(agent).items() if not torch.equal(before[name], value)}
+    assert changed and not any(name.startswith("perception.") for name in changed)
 
 
 def test_the_kl_term_pulls_the_belief_to_the_prior():
@@ -245,6 +322,68 @@ def test_warm_up_may_hold_random_actions(monkeypatch):
     assert all(len(np.unique(actions[trial, ..., 0])) == 4 for trial in range(4))  # of 63 frames in each
 
 
+def test_whole_episodes_are_in_order():
+    store, rng, tasks = TransitionStore(2), np.random.default_rng(0), np.array([1, 0, 1])
+    store.add(np.array([0, 1]), counted_trials(0, [0, 1]))
+    store.add(np.array([1]), counted_trials(100, [1]))
+    first = store.first_episodes(rng, tasks, 2).observation[..., 0]
+    assert first.tolist() == [[b + s for s in (0, 1, 2, 3, 5, 6, 7, 8)] for b in (100, 0, 100)]
+    drawn = {int(store.first_episodes(rng, tasks, 1, "all").observation[0, 0, 0]) for _ in range(50)}
+    assert drawn == {15, 100}
+    batch = store.whole_episodes(rng, np.repeat(tasks, 50), 11)
+    episodes = batch.observation[..., 0].reshape(150, 2, 4)
+    assert (np.diff(episodes) == 1).all(), "two whole episodes are nearest to eleven steps"
+    assert set(episodes[:50, :, 0].ravel()) == {15, 20, 25, 100, 105, 110}
+    assert (batch.reward == -batch.next_observation[..., 0]).all()
+
+
+def seen_trials(first, tasks, shape=(8, 8, 3)):
+    """As ``counted_trials``, but every pixel is the number of the frame."""
+    trials = counted_trials(first, tasks)
+    frames = np.zeros((*trials.reward.shape, *shape), np.uint8) + trials.observation[..., None, None]
+    return trials._replace(observation=frames.astype(np.uint8))
+
+
+def test_images_are_held_once_as_uint8_and_features_stand_in_for_them():
+    store, rng = TransitionStore(2), np.random.default_rng(0)
+    store.add(np.array([0]), seen_trials(0, [0]))
+    store.add(np.array([1, 0]), seen_trials(30, [1, 0]))
+    frames = 3 * 15
+    pixels = frames * 8 * 8 * 3
+    assert pixels <= store.nbytes < pixels + frames * 60, "besides images, a few numbers per frame"
+    batch = store.sample(rng, np.array([0, 1]), 200)
+    assert batch.observation.dtype == batch.next_observation.dtype == np.uint8
+    assert batch.observation.shape == (2, 200, 8, 8, 3)
+    assert (batch.next_observation == batch.observation + 1).all()
+    assert (batch.action[..., 0] == batch.observation[..., 0, 0, 0] + 0.5).all()
+    assert set(batch.observation[0, :, 0, 0, 0] // 15) == {0, 3} and set(batch.reward[1] // -15) <= {-3, 2}
+    store.cache_features(lambda images: images[:, 0, 0, :2] * np.float32(2))
+    cached = store.sample(rng, np.array([0, 1]), 200)
+    assert cached.observation.shape == (2, 200, 2) and cached.observation.dtype == np.float32
+    assert (cached.observation[..., 0] / 2 + 0.5 == cached.action[..., 0]).all()
+    store.add(np.array([1]), seen_trials(90, [1]))
+    with pytest.raises(LookupError, match="cache_features"):
+        store.sample(rng, np.array([0]), 2)
+    calls = []
+    store.cache_features(lambda images: calls.append(len(images)) or images[:, 0, 0, :2] * np.float32(3))
+    assert calls == [15], "only what is new"
+    values = store.sample(rng, np.array([1]), 200)
+    new = values.action[..., 0] > 90
+    assert new.any() and (values.observation[new][:, 0] == 3 * (values.action[new][:, 0] - 0.5)).all()
+    store.cache_features(lambda images: images[:, 0, 0, :2] * np.float32(5), again=True)
+    values = store.sample(rng, np.array([0, 1]), 200)
+    assert (values.observation[..., 0] == 5 * (values.action[..., 0] - 0.5)).all()
+
+
+def test_states_and_counts_of_trials_grow_without_being_copied_at_every_update():
+    store, rng = TransitionStore(1), np.random.default_rng(0)
+    for number in range(40):
+        store.add(np.array([0]), counted_trials(15 * number, [0]))
+    held = store._starts[0].held
+    assert held.tolist() == [15 * number for number in range(40)] and held.base is store._starts[0]._room
+    assert store.sample(rng, np.array([0]), 5000).observation.max() == 40 * 15 - 2
+
+
 # -- acting ------------------------------------------------------------------------------------------
 
 
@@ -299,6 +438,52 @@ def test_the_belief_is_the_encoders_of_all_steps_so_far():
     assert np.allclose(policy.belief(), expected, atol=1e-5)
 
 
+def test_the_recurrent_belief_is_carried_through_the_episodes_of_a_trial():
+    agent = make_agent(encoder="recurrent")
+    policy = agent.policy(2, explore=False, seed=0)
+    rows, beliefs = [], []
+    for episode in range(3):
+        action = policy.act(evidence(0, start=True))
+        beliefs.append(policy.belief())
+        for step in range(1, 4):
+            before = np.full((2, 2), 0.1 * (step - 1), np.float32)
+            rows.append(np.concatenate([before, action, np.full((2, 1), -step - episode)], axis=1))
+            action = policy.act(evidence(step, reward=-step - episode))
+    with torch.no_grad():
+        for count, belief in ((3, beliefs[1]), (6, beliefs[2])):
+            mean, variance = agent.encoder(torch.from_numpy(np.stack(rows[:count], 1).astype(np.float32)))
+            assert np.allclose(belief, torch.cat((mean, variance.sqrt()), -1).numpy(), atol=1e-5)
+    assert np.array_equal(beliefs[0], np.tile([0, 0, 0, 1, 1, 1], (2, 1)).astype(np.float32))
+
+
+@pytest.mark.parametrize("posterior", [False, True])
+def test_a_recurrent_encoder_is_given_whole_episodes(posterior):
+    agent = make_agent(encoder="recurrent", posterior_in_context=posterior)
+    train(agent, 2)
+    steps = agent._env.episode_steps
+    tasks = agent.store.ready[:2]
+    lengths = {agent._sample_context(tasks, None).reward.shape[1] for _ in range(30)}
+    assert lengths == ({steps, 2 * steps} if posterior else {steps}), "of three episodes, never all"
+
+
+def test_trajectories_may_be_what_the_critic_learns_from():
+    agent = make_agent(batch_of="trajectories", batch=50)
+    train(agent, 2)
+    steps = agent._env.episode_steps
+    batch = agent._sample_batch(agent.store.ready[:2])
+    assert batch.reward.shape == (2, 50 // steps * steps)
+    inside = batch.observation[:, 1:steps] == batch.next_observation[:, : steps - 1]
+    assert inside.all(), "each step begins where the last one ended"
+
+
+@pytest.mark.parametrize("changes", [IMAGES, CACHED], ids=["joint", "cached"])
+def test_two_cameras_side_by_side(changes):
+    agent = make_seeing(make=two_cameras, tasks_per_update=2, **changes)
+    assert agent.observation_shape == (64, 128, 3)
+    losses = train(agent, 5)
+    assert agent.updates and all(np.isfinite(value) for value in losses.losses.values())
+
+
 def test_rewards_are_evidence():
     agent = make_agent()
     beliefs = []
@@ -315,8 +500,18 @@ def test_rewards_are_evidence():
 
 
 def test_what_cannot_work_is_refused():
-    with pytest.raises(ValueError, match="obs_type: state"):
-        PEARL(lambda n: make_env(n, obs_type="pixels"), TINY, 0, "cpu")
+    with pytest.raises(ValueError, match="at least 3 filters"):
+        make_seeing(filters=[4, 4])
+    with pytest.raises(ValueError, match="perception: 'jiont' is not one of 'joint', 'cached'"):
+        PEARL.resolve({"perception": "jiont"})
+    with pytest.raises(ValueError, match="batch_of: trajectories"):
+        PEARL.resolve({"encoder": "recurrent", "context": "batch"})
+    with pytest.raises(ValueError, match="encoder: product"):
+        PEARL.resolve({"encoder": "recurrent", "unrewarded_kl_weight": 1.0})
+    with pytest.raises(ValueError, match="autoencoder_batch: must be at least 1"):
+        PEARL.resolve({"autoencoder_batch": 0})
+    assert PEARL.resolve({"base": "paper"})["perception"] == "joint"
+    assert PEARL.resolve({"base": "small"})["perception"] == "cached"
     with pytest.raises(ValueError, match="episodes_per_trial: 3"):
         PEARL(lambda n: make_env(n, episodes_per_trial=2), TINY | {"exploration_episodes": 2}, 0, "cpu")
     with pytest.raises(ValueError, match="did you mean 'sparse_point'"):
@@ -330,23 +525,43 @@ def test_what_cannot_work_is_refused():
     "changes",
     [{}, {"deterministic": True}, {"actor_critic": "temperature"}, {"context": "batch"}, {"context": "all"},
      {"next_observation": True}, {"posterior_in_context": True}, {"context": "trial"},
-     {"unrewarded_kl_weight": 1.0}],
+     {"unrewarded_kl_weight": 1.0}, {"encoder": "recurrent"}, {"encoder": "recurrent", "context": "trial"},
+     {"batch_of": "trajectories", "context": "batch", "encoder": "recurrent"}],
     ids=lambda changes: next(iter(changes), "published"),
 )  # fmt: skip
 def test_every_variant_trains_and_goes_on_after_loading_with_the_same_numbers(changes, tmp_path):
-    agent = make_agent(**changes)
-    train(agent, 3)
+    check_resuming(lambda seed: make_agent(seed, **changes), 3, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("slices", "changes"),
+    [(3, IMAGES), (3, IMAGES | {"context": "batch"}), (2, CACHED), (10, CACHED),
+     (4, CACHED | {"inverse_weight": 0.1})],
+    ids=["joint", "joint-batch", "within-the-autoencoder's-training", "after-a-refresh", "inverse"],
+)  # fmt: skip
+def test_what_sees_goes_on_after_loading_with_the_same_numbers(slices, changes, tmp_path, monkeypatch):
+    monkeypatch.setattr("meld_agents.pearl.SLICE", 2)
+    agent = check_resuming(lambda seed: make_seeing(seed, **changes), slices, tmp_path)
+    refreshes = (agent.rounds // 2) * 2 if changes.get("perception") == "cached" else 0
+    assert agent._autoencoding.done == (4 + refreshes if refreshes else 0)
+
+
+def check_resuming(make, slices, tmp_path):
+    """Trains, saves, trains on; a new agent that loads must do the same. Returns the first one."""
+    agent = make(0)
+    train(agent, slices)
     before = tensors(agent)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     agent.save(folder)
-    went_on = train(agent, 3)
+    went_on = train(agent, 8)
     assert any(not torch.equal(before[name], value) for name, value in tensors(agent).items())
-    resumed = make_agent(seed=9, **changes)
+    resumed = make(9)
     resumed.load(folder)
     assert all(torch.equal(before[name], value) for name, value in tensors(resumed).items())
-    assert train(resumed, 3) == went_on
+    assert train(resumed, 8) == went_on
     assert all(torch.equal(tensors(agent)[name], value) for name, value in tensors(resumed).items())
+    return agent
 
 
 def test_a_seed_repeats():
