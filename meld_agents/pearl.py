@@ -171,7 +171,7 @@ class PEARL(Learner):
         }
 
     def _collector(self, count: int, warm: bool) -> Policy:
-        """The exploring policy; while warming up, random actions where they are asked for or no features are."""
+        """The exploring policy; random actions for warm-up if asked for, or if there are no features yet."""
         policy = self.policy(count, explore=True, seed=self._draw_seed())
         hold = self.settings.warmup_action_hold if warm else 0
         if self._autoencoding.due:
@@ -209,8 +209,8 @@ class PEARL(Learner):
 
     def _ready(self) -> np.ndarray:
         """Tasks to learn from; where contexts must tell something, those that were ever rewarded."""
-        rewarded = self.store.rewarded if self.settings.context == "trial" else ()
-        return rewarded if len(rewarded) else self.store.ready
+        rewarded = self.store.rewarded
+        return rewarded if self.settings.context == "trial" and len(rewarded) else self.store.ready
 
     def _infer(self, context: Tensor) -> tuple[Gaussian, Evidence | None]:
         """The belief after a context, and its factors where it is a product."""
