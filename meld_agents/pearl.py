@@ -349,7 +349,7 @@ class PearlPolicy:
         return self._agent.encoder.posterior(self._evidence)
 
     def _prior(self) -> Gaussian:
-        """N(0, I); of the ablation without a bottleneck, which samples nothing, the point 0 (released code)."""
+        """N(0, I); without a bottleneck, where nothing is sampled, the point 0 (released code)."""
         zeros = torch.zeros_like(self._z)
         return Gaussian(zeros, zeros if self._agent.settings.deterministic else torch.ones_like(zeros))
 
