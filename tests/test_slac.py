@@ -115,7 +115,7 @@ def test_acting_and_learning_see_the_same_histories(make, changes):
     recorder = Recorder(agent.policy(1, explore=True, seed=5))
     agent.store.add(np.array([0]), live_trials(env, recorder, env.task_set.train[:1], seed=0))
     if agent.perception.cached:
-        agent.store.cache_features(agent._encode_numpy)
+        agent.store.cache_features(lambda frames: agent.perception.encode(torch.from_numpy(frames)).numpy())
     lived = torch.stack(recorder.seen, 1)[0].unflatten(0, (2, env.episode_steps + 1))
     learned = []
     agent._looked_at, look = lambda *args: learned.append(look(*args)) or learned[-1], agent._looked_at
