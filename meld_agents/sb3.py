@@ -198,29 +198,40 @@ class StableBaselines:
 
     def __init__(self, make_env: MakeEnv, settings: Mapping[str, Any], seed: int, device: str) -> None:
         self.settings = self.resolve(settings)
-        keywords = copy.deepcopy(self.settings)  # stable-baselines3 writes into what it is given
-        trials = keywords.pop("trials")
         self._rng = np.random.default_rng(np.random.SeedSequence(seed))
         self._device = device
         self._randomness = Randomness(int(self._rng.integers(2**31)))
-        trial_env = make_env(trials)
-        shape = trial_env.single_observation_space.shape
+        self.trial_env = make_env(self.settings["trials"])
+        self._trial_steps = self.trial_env.episodes_per_trial * (self.trial_env.episode_steps + 1) - 1
+        self._env = TrialVecEnv(self.trial_env, self._rng)
+        self._wrapped = self._wrap(self._env)
+        with self._randomness.own():
+            self.model = self._build(int(self._rng.integers(2**31)))
+
+    def _wrap(self, env: TrialVecEnv) -> VecEnv:
+        """The environment as the algorithm gets it."""
+        return env
+
+    def _build(self, seed: int) -> BaseAlgorithm:
+        """The algorithm, on our environment.
+
+        Raises:
+            ValueError: images that are too small for its network.
+        """
+        shape = self.trial_env.single_observation_space.shape
         if len(shape) == 3 and min(shape[:2]) < LEAST_PIXELS:
             raise ValueError(
                 f"{self.name} needs images of {LEAST_PIXELS} pixels or more "
                 f"(make: {{image_size: 64}}), got {shape}"
             )
-        self._trial_steps = trial_env.episodes_per_trial * (trial_env.episode_steps + 1) - 1
-        self._env = TrialVecEnv(trial_env, self._rng)
+        keywords = copy.deepcopy(self.settings)  # stable-baselines3 writes into what it is given
+        keywords.pop("trials")
         if issubclass(self.algorithm, OnPolicyAlgorithm):  # whole trials, divided evenly into batches
             keywords.setdefault("n_steps", self._trial_steps)
             if "batch_size" in inspect.signature(self.algorithm).parameters:
                 keywords.setdefault("batch_size", self._trial_steps)
-        with self._randomness.own():
-            policy = "MultiInputLstmPolicy" if "Recurrent" in self.name else "MultiInputPolicy"
-            self.model = self.algorithm(
-                policy, self._env, seed=int(self._rng.integers(2**31)), device=device, **keywords
-            )
+        policy = "MultiInputLstmPolicy" if "Recurrent" in self.name else "MultiInputPolicy"
+        return self.algorithm(policy, self._wrapped, seed=seed, device=self._device, **keywords)
 
     @classmethod
     def resolve(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +256,11 @@ class StableBaselines:
         while self.model.num_timesteps < env_steps:
             with self._randomness.own():
                 self.model.learn(slice_steps, reset_num_timesteps=False, log_interval=None)  # type: ignore[arg-type]
-            yield Progress(self.model.num_timesteps, self.model._n_updates, self._losses())
+            yield Progress(self.model.num_timesteps, self._updates(), self._losses())
+
+    def _updates(self) -> int:
+        """As the algorithm counts them: gradient steps, or epochs where it is on-policy."""
+        return self.model._n_updates
 
     def _losses(self) -> dict[str, float]:
         """What the algorithm last recorded."""
@@ -278,7 +293,7 @@ class StableBaselines:
         """
         state = torch.load(directory / "randomness.pt", weights_only=False)
         self.model = self.algorithm.load(
-            directory / "model.zip", env=self._env, device=self._device, force_reset=False
+            directory / "model.zip", env=self._wrapped, device=self._device, force_reset=False
         )
         if isinstance(self.model, OffPolicyAlgorithm):
             self.model.load_replay_buffer(directory / "replay_buffer.pkl")
