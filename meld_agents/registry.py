@@ -17,6 +17,7 @@ BUILT_IN = {
     "meld": "meld_agents.meld:MELD",
     "slac": "meld_agents.slac:SLAC",
     "pearl": "meld_agents.pearl:PEARL",
+    "rl2": "meld_agents.rl2:RL2",
     "random": "meld_agents.reference:Random",
     "expert": "meld_agents.reference:Expert",
     "explorer": "meld_agents.reference:Explorer",
@@ -24,6 +25,9 @@ BUILT_IN = {
 
 #: What the names of stable-baselines3's and sb3-contrib's algorithms begin with, as in ``sb3:SAC``.
 SB3 = "sb3:"
+
+#: What to install where a package that few agents need is missing.
+EXTRAS = dict.fromkeys(("stable_baselines3", "sb3_contrib"), "'meld-suite[sb3]'")
 
 #: What an agent must have (``meld_agents.interface.Agent``).
 METHODS = ("resolve", "meta_train", "policy", "save", "load")
@@ -97,4 +101,4 @@ def _why_missing(error: ModuleNotFoundError, module_name: str) -> str:
     missing = error.name or module_name
     if module_name == missing or module_name.startswith(f"{missing}."):
         return f"there is no module {missing!r} here; install it or add its folder to PYTHONPATH"
-    return f"it needs {missing!r}, which is not installed: pip install {missing}"
+    return f"it needs {missing!r}, which is not installed: pip install {EXTRAS.get(missing, missing)}"
