@@ -211,7 +211,14 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise RequestError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise RequestError(f"{path}: expected a mapping at the top, got {type(values).__name__}")
-    return values
+    return dict(_unshared(values))
+
+
+def _unshared(values: Any) -> Any:
+    """A copy in which nothing is there twice: what YAML gives one alias, ``--set`` must not give all."""
+    if isinstance(values, dict):
+        return {key: _unshared(value) for key, value in values.items()}
+    return [_unshared(value) for value in values] if isinstance(values, list) else values
 
 
 # ------------------------------------------------------------------------------------------------ checking

@@ -259,6 +259,17 @@ def test_a_job_that_crashes_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     assert rows[0] == rows[1]
 
 
+def test_what_is_set_for_one_agent_is_not_set_for_another_that_shares_an_alias(tmp_path):
+    path = tmp_path / "shared.yaml"
+    path.write_text(
+        "agents: [meld, slac]\nseeds: [0]\nsettings:\n  meld: &small {base: small}\n  slac: *small\n"
+        f"envs:\n  {ENV}: {{env_steps: 40}}\nevaluation: {{every: 40}}\n"
+    )
+    plan = plan_of("--preset", str(path), "--set", "slac.hidden=32")
+    assert plan.settings["slac"] == {"base": "small", "hidden": 32}
+    assert plan.settings["meld"] == {"base": "small"}
+
+
 def test_a_plan_survives_yaml():
     plan = plan_of(*FAST, "--max-minutes", "2.5")
     assert plans.plan_from_dict(yaml.safe_load(yaml.safe_dump(plans.plan_to_dict(plan)))) == plan
