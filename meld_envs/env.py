@@ -276,10 +276,12 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return observations, np.zeros(self.num_envs), never, never.copy(), info
 
     def _advance(self, actions: np.ndarray) -> Outcome:
-        self.family.control(self._world, actions)
-        self._world.step(self.family.substeps)
-        self.family.after_step(self._world)
-        return self.family.outcome(self._world, self._parameters, actions)
+        family, world = self.family, self._world
+        for _ in range(family.ticks):
+            family.control(world, actions)
+            world.step(family.substeps // family.ticks)
+        family.after_step(world)
+        return family.outcome(world, self._parameters, actions)
 
     def _start_episode(self) -> Outcome:
         """Resets the robots; no reward has been received yet."""

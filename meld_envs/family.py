@@ -72,6 +72,8 @@ class Family(ABC):
     Attributes:
         options: keywords that only this family has, each with its choices, the default first.
         chosen: the choice of each.
+        substeps: physics steps in a control step.
+        ticks: how often in a control step :meth:`control` is called, where an inner loop runs faster.
     """
 
     name: ClassVar[str]
@@ -80,6 +82,7 @@ class Family(ABC):
     num_test_tasks: int = 10  # paper, Table 1
     episode_steps: ClassVar[int]
     control_hz: ClassVar[float]
+    ticks: ClassVar[int] = 1
     substeps: ClassVar[int]
     action_size: ClassVar[int]
     state_names: tuple[str, ...]

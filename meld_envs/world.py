@@ -34,7 +34,7 @@ class World:
         qpos: ``(n, nq)`` float64, live: a write is the state of the next step.
         qvel: ``(n, nv)`` float64, live.
         ctrl: ``(n, nu)`` float64, live.
-        steps: ``(n,)`` int64, control steps since the episode's start.
+        steps: ``(n,)`` int64, calls of :meth:`step` since the episode's start: a family's ticks.
         memory: what a family must remember between steps, by name, ``(n, ...)`` each.
         fields: the varied model fields by name, ``(n, ...)`` each, live.
     """
