@@ -6,8 +6,8 @@
 First table, on held-out tasks: the share of trials that end in success for the scripted expert, for random
 actions, for standing still, and, where there are candidates to try, for the systematic explorer in the first
 and in the second episode under the sparse reward. Second table, arms only, in episodes of random actions: the
-deepest contact between two bodies (sampled ten times a control step), how far what the hand holds slipped,
-numbers that are not finite, and MuJoCo's warnings.
+deepest contact between two bodies (sampled at least ten times a control step), how far what the hand holds
+slipped, numbers that are not finite, and MuJoCo's warnings.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ from meld_envs.env import TaskVectorEnv, load_family
 from meld_envs.families.locomotion import TwoDirections
 from meld_envs.families.sawyer import SawyerFamily
 from meld_envs.families.shelf_place import ShelfPlace
+from meld_envs.families.widowx_ethernet import WidowXEthernet
 from meld_envs.robots import sawyer
 
 #: A function of the environment and the evidence that gives actions ``(n, A)``.
 Act = Callable[[TaskVectorEnv, Evidence], np.ndarray]
 
-CHUNKS = 10  # samples of the contacts in a control step
+CHUNKS = 10  # samples of the contacts in a control step, at least
+#: Families with an arm, whose contacts are inspected.
+ARMS = (SawyerFamily, WidowXEthernet)
 
 
 def held_out(env_id: str, tasks: int, **keywords: Any) -> TaskVectorEnv:
@@ -139,15 +142,17 @@ def inspect(env_id: str, episodes: int, seed: int = 0, batch: int = 50) -> dict[
     episodes = -(-episodes // batch) * batch
     env = held_out(env_id, batch)
     family, rng = env.family, np.random.default_rng(seed)
-    inspection = Inspection(env)
+    inspection, chunks = Inspection(env), max(1, CHUNKS // family.ticks)
     for start in range(0, episodes, batch):
         env.reset(seed=start, options={"task": [family.draw_task(rng) for _ in range(batch)]})
         inspection.new_tasks()
         for _ in range(env.episode_steps):
-            family.control(env._world, rng.uniform(-1.0, 1.0, env.action_space.shape))
-            for _ in range(CHUNKS):
-                env._world.step(family.substeps // CHUNKS)
-                inspection.look()
+            actions = rng.uniform(-1.0, 1.0, env.action_space.shape)
+            for _ in range(family.ticks):
+                family.control(env._world, actions)
+                for _ in range(chunks):
+                    env._world.step(family.substeps // (family.ticks * chunks))
+                    inspection.look()
         print(f"\r{env_id}: {start + batch} of {episodes} episodes", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return {
@@ -163,8 +168,8 @@ def inspect(env_id: str, episodes: int, seed: int = 0, batch: int = 50) -> dict[
 
 
 def arms(env_ids: list[str]) -> list[str]:
-    """Those of the ids that have a Sawyer."""
-    return [i for i in env_ids if isinstance(load_family(meld_envs.FAMILIES[i]), SawyerFamily)]
+    """Those of the ids that have an arm."""
+    return [i for i in env_ids if isinstance(load_family(meld_envs.FAMILIES[i]), ARMS)]
 
 
 def arguments() -> argparse.Namespace:

@@ -18,6 +18,7 @@ FAMILIES: dict[str, str] = {
     "meld/PegInsert-v0": "meld_envs.families.peg_insert:PegInsert",
     "meld/ShelfPlace-v0": "meld_envs.families.shelf_place:ShelfPlace",
     "meld/ButtonPress-v0": "meld_envs.families.button_press:ButtonPress",
+    "meld/WidowXEthernet-v0": "meld_envs.families.widowx_ethernet:WidowXEthernet",
     "meld/SparsePoint-v0": "meld_envs.families.sparse_point:SparsePoint",
     "meld/HalfCheetahFwdBack-v0": "meld_envs.families.half_cheetah:HalfCheetahFwdBack",
     "meld/HalfCheetahVel-v0": "meld_envs.families.half_cheetah:HalfCheetahVel",

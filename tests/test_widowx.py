@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
 
+from benchmarks.solvability import Inspection, held_out, inspect, random_actions, success_by_episode
+from meld_agents.reference import ExplorerPolicy
+from meld_envs.families import widowx_ethernet
 from meld_envs.robots import widowx
 from meld_envs.robots.widowx import JOINTS, NUM_JOINTS
+
+ETHERNET = "meld/WidowXEthernet-v0"
+TIP = slice(15, 18)  # of the state: the tip's place, m
 
 #: Joint angles in rad -> where the gripper's rail then is, m: reckoned from the published description.
 PLACES = {
@@ -134,3 +141,250 @@ def test_goals_are_integrated_and_their_lead_is_bounded():
         goal = widowx.next_goal(goal, angles, velocities)
     assert np.allclose(goal, [[0.1] * 5, [-0.1] * 5])
     assert np.allclose(widowx.next_goal(np.full(5, 1.57), np.full(5, 1.56), np.full(5, 0.2))[1:3], 1.571)
+
+
+# The environment ----------------------------------------------------------------------------
+
+
+def test_rate_steps_and_tasks_are_the_papers():
+    env = gym.make(ETHERNET, obs_type="state").unwrapped
+    family, model = env.family, env.family.build_model()
+    assert family.control_hz == pytest.approx(3.33, abs=0.01)
+    assert family.substeps * model.opt.timestep * family.control_hz == pytest.approx(1.0)
+    assert family.ticks * widowx.TICK * family.control_hz == pytest.approx(1.0)
+    assert (len(env.task_set.train), len(env.task_set.test), env.episode_steps) == (20, 10, 40)
+    assert env.trial_steps == 40
+    assert gym.make(ETHERNET).observation_space.shape == (64, 128, 3)
+    assert env.action_space.shape == (5,)
+    many = gym.make(ETHERNET, num_train_tasks=300, obs_type="state").unwrapped.task_set.train
+    rows = np.array([[task.parameters[p.name] for p in family.parameters] for task in many])
+    assert set(rows[:, 0]) == {0, 1, 2, 3}
+    for column, span in ((1, 16.0), (2, 0.02)):
+        assert rows[:, column].max() <= span / 2 and rows[:, column].min() >= -span / 2
+        assert np.ptp(rows[:, column]) > 0.95 * span
+
+
+@pytest.mark.parametrize("backend", ["twin", "robot"])
+def test_other_backends_say_what_they_need(backend):
+    with pytest.raises(NotImplementedError, match=f"backend='{backend}' needs the hardware bridge"):
+        gym.make(ETHERNET, backend=backend)
+    with pytest.raises(ValueError, match="backend='dream' is not allowed"):
+        gym.make(ETHERNET, backend="dream")
+    assert gym.make(ETHERNET, backend="sim").unwrapped.family.chosen == {"backend": "sim"}
+
+
+def test_the_plug_starts_free_and_stays_where_it_is():
+    model = widowx_ethernet.build_spec().compile()
+    data = mujoco.MjData(model)
+    env = held_out(ETHERNET, 2)
+    env.reset(seed=0)
+    start = env.state()
+    data.qpos[:] = start[0, :5]
+    mujoco.mj_forward(model, data)
+    assert data.ncon == 0
+    assert np.allclose(data.site(widowx.TIP).xpos, widowx_ethernet.START_PLACE)
+    for _ in range(40):
+        env.step(np.zeros((2, 5)))
+    assert np.abs(env.state()[:, TIP] - start[:, TIP]).max() < 5e-4
+
+
+def test_a_joint_moves_as_fast_as_asked():
+    env = held_out(ETHERNET, 5)
+    env.reset(seed=0)
+    for _ in range(2):
+        env.step(0.5 * np.eye(5))
+    before = env.state()[:, :5]
+    for _ in range(4):
+        env.step(0.5 * np.eye(5))
+    moved = (env.state()[:, :5] - before).diagonal() / (4 * 0.3)
+    assert np.allclose(moved, 0.1, rtol=0.06)
+
+
+def test_rewards_are_those_of_place_and_turn():
+    env = held_out(ETHERNET, 6)
+    env.reset(seed=0, options={"task": list(env.task_set.test)})
+    model = env.family.build_model()
+    data = mujoco.MjData(model)
+    for actions in np.random.default_rng(0).uniform(-1, 1, (6, 6, 5)):
+        info = env.step(actions)[4]
+        for trial, task in enumerate(env.task):
+            data.qpos[:] = env.state()[trial, :5]
+            mujoco.mj_forward(model, data)
+            distance, angle = apart(data, task)
+            assert info["score"][trial] == pytest.approx(-distance, abs=1e-9)
+            assert info["reward_dense"][trial] == pytest.approx(-distance - angle, abs=1e-6)
+            assert not info["success"][trial]
+
+
+def apart(data, task):
+    """How far a plug is from its place in the right port, in m and rad: reckoned from the task."""
+    turn = np.radians(task.parameters["rotation"])
+    y = (task.parameters["port"] - 1.5) * 0.018
+    goal = (0.2 - y * np.sin(turn), task.parameters["translation"] + y * np.cos(turn), 0.030)
+    upright, turned, wanted, have, difference = *np.zeros((4, 4)), np.zeros(3)
+    mujoco.mju_mat2Quat(upright, np.diag([-1.0, 1.0, -1.0]).ravel())
+    mujoco.mju_axisAngle2Quat(turned, np.array([0.0, 0.0, 1.0]), turn)
+    mujoco.mju_mulQuat(wanted, turned, upright)
+    mujoco.mju_mat2Quat(have, data.site(widowx.TIP).xmat)
+    mujoco.mju_subQuat(difference, have, wanted)
+    return np.linalg.norm(data.site(widowx.TIP).xpos - goal), np.linalg.norm(difference)
+
+
+def test_only_the_right_port_pays_and_a_wrong_one_lets_go():
+    env = held_out(ETHERNET, 4)
+    pose = {"rotation": 6.0, "translation": -0.008}
+    env.reset(seed=0, options={"task": [env.family.task(port=float(port), **pose) for port in range(4)]})
+    for _ in range(20):
+        info = env.step(env.candidate_action([1, 1, 1, 1]))[4]
+    assert (env.candidates_tried() == [False, True, False, False]).all()
+    assert info["success"].tolist() == [False, True, False, False]
+    assert info["reward_sparse"].tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert info["reward_dense"][1] > -0.01
+    for _ in range(20):
+        info = env.step(env.expert_action())[4]
+    assert info["success"].all()
+
+
+# Physics ------------------------------------------------------------------------------------
+
+
+def inserted(count):
+    """So many held-out tasks with the plug in its port."""
+    env = held_out(ETHERNET, count)
+    env.reset(seed=0, options={"task": list(env.task_set.test)})
+    for _ in range(20):
+        info = env.step(env.expert_action())[4]
+    assert info["success"].all()
+    return env
+
+
+@pytest.mark.parametrize("joint", [0, 4])
+def test_a_port_holds_the_plug(joint):
+    """Neither the base nor the last joint gets it out, or turns it, however long they push."""
+    env, free = inserted(3), held_out(ETHERNET, 1)
+    start, push = env.state(), np.eye(5)[joint]
+    for turn in (1.0, -1.0):
+        for _ in range(6):
+            info = env.step(np.tile(turn * push, (3, 1)))[4]
+        assert info["success"].all()
+        assert np.abs(env.state()[:, TIP] - start[:, TIP]).max() < 0.0015
+        assert np.abs(env.state()[:, joint] - start[:, joint]).max() < 0.11, "half a millimetre of play"
+    free.reset(seed=0)
+    before = free.state()[0, joint]
+    for _ in range(6):
+        free.step([push])
+    assert free.state()[0, joint] - before > 0.3, "what the same pushes do in the air"
+
+
+def test_pressing_bounds_the_lead_and_does_not_wind_up():
+    env = held_out(ETHERNET, 1)
+    env.reset(seed=0, options={"task": env.family.task(port=0.0, rotation=0.0, translation=0.0)})
+    down = np.array([[0.0, 1.0, 0.0, 0.0, 0.0]])
+    for _ in range(20):
+        env.step(down)
+    pressed = env.state()[0]
+    lead = pressed[10:15] - pressed[:5]
+    assert 0.09 < np.abs(lead).max() < 0.105
+    assert pressed[TIP][2] > 0.0, "the table holds"
+    for _ in range(3):
+        env.step(-down)
+    assert env.state()[0, 1] < pressed[1] - 0.03, "back within a second"
+
+
+def test_no_plug_goes_through_walls():
+    """Held in the hand of an expert who trembles it meets every edge."""
+    env, rng = held_out(ETHERNET, 40), np.random.default_rng(0)
+    env.reset(seed=0, options={"task": list(env.task_set.test)})
+    inspection = Inspection(env)
+    inspection.new_tasks()
+    for _ in range(env.episode_steps):
+        actions = np.clip(env.expert_action() + rng.uniform(-0.5, 0.5, (40, 5)), -1, 1)
+        for _ in range(env.family.ticks):
+            env.family.control(env._world, actions)
+            env._world.step(8)
+            inspection.look()
+    assert env.candidates_tried().any()
+    assert 5e-5 < inspection.depth < 6e-4, "walls were touched, and hold"
+    assert inspection.not_finite == env._world.warnings == 0
+    row = inspect(ETHERNET, episodes=50, seed=1)
+    assert row["deepest contact (mm)"] < 0.6
+    assert row["not finite"] == row["warnings"] == 0
+
+
+def loop(actions, physics):
+    """An episode of one arm in a loop of our own; ``physics(data, goal, following)`` simulates a tick."""
+    model = widowx_ethernet.build_spec().compile()
+    data = mujoco.MjData(model)
+    env = held_out(ETHERNET, 1)
+    env.reset(seed=0, options={"task": env.family.task(port=0.0, rotation=0.0, translation=0.0)})
+    data.qpos[:], goal = env.state()[0, :5], env.state()[0, 10:15]
+    for action in actions:
+        env.step([action])
+        for _ in range(env.family.ticks):
+            following = widowx.next_goal(goal, data.qpos, widowx.MAX_SPEED * action)
+            physics(model, data, goal, following)
+            goal = following
+    mujoco.mj_forward(model, data)
+    return env.state()[0], data
+
+
+def test_a_plain_loop_gives_the_same_numbers():
+    """What emulated servos move is the same model under the same law."""
+
+    def physics(model, data, goal, following):
+        data.ctrl[:] = widowx.ramp(goal, following)
+        mujoco.mj_step(model, data, nstep=8)
+
+    state, data = loop(np.random.default_rng(0).uniform(-1, 1, (10, 5)), physics)
+    assert np.array_equal(state[:5], data.qpos)
+    assert np.array_equal(state[5:10], data.qvel)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_servos_that_know_ticks_only_and_move_evenly_end_at_the_same_place(seed):
+    """As real ones do it: goals in whole ticks, and an even ramp between them."""
+    size = np.array([widowx.MOTORS[joint.motor].span / widowx.MOTORS[joint.motor].ticks for joint in JOINTS])
+
+    def physics(model, data, goal, following):
+        old, new = (np.round(angles / size) * size for angles in (goal, following))
+        for step in range(8):
+            data.ctrl[:] = old + (step + 1) / 8 * (new - old)
+            mujoco.mj_step(model, data)
+
+    state, data = loop(np.random.default_rng(seed).uniform(-1, 1, (40, 5)), physics)
+    assert np.linalg.norm(state[TIP] - data.site(widowx.TIP).xpos) < 0.005
+    assert np.abs(state[:5] - data.qpos).sum() < np.radians(2.0)
+
+
+# References ---------------------------------------------------------------------------------
+
+
+def test_the_expert_inserts_nearly_always_and_chance_never():
+    assert success_by_episode(held_out(ETHERNET, 100), lambda env, _: env.expert_action())[-1] >= 0.95
+    assert success_by_episode(held_out(ETHERNET, 50), random_actions(1))[-1] <= 0.02
+    assert success_by_episode(held_out(ETHERNET, 50), lambda env, _: np.zeros((50, 5))) == [0.0]
+
+
+def test_the_explorer_needs_no_more_than_the_reward():
+    env = held_out(ETHERNET, 24, reward_type="sparse", episodes_per_trial=2)
+    explorer = ExplorerPolicy(env)
+    first, second = success_by_episode(env, lambda _, evidence: explorer.act(evidence))
+    assert first > 0.7
+    assert second > 0.95
+    explorer.start_trial()
+    blind = success_by_episode(env, lambda _, e: explorer.act(e._replace(reward=np.zeros(24))))
+    assert blind[1] < 0.6, "without the reward it learns nothing from its search"
+
+
+def test_what_a_policy_needs_is_seen():
+    """The plug and the switch in both cameras' pictures, and from the wrist four dark ports in a row."""
+    env = gym.make_vec(ETHERNET, num_envs=1)
+    task = env.unwrapped.family.task(port=0.0, rotation=0.0, translation=0.0)
+    frame = env.reset(seed=0, options={"task": task})[0][0].astype(int)
+    env.close()
+    for picture in (frame[:, :64], frame[:, 64:]):
+        red, green, blue = np.moveaxis(picture, -1, 0)
+        assert ((np.minimum(red, green) - blue) > 90).sum() > 20, "yellow"
+        assert (picture.min(axis=-1) > 200).sum() > 50, "white"
+    dark = (frame[36:, 64:].max(axis=-1) < 100).sum(axis=0) > 1
+    assert np.count_nonzero(np.diff(dark.astype(int)) == 1) == 4

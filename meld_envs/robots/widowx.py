@@ -14,6 +14,8 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
+from meld_envs.world import World
+
 
 class Motor(NamedTuple):
     """What a servo does at its joint, with its default gains (P = 32) at 12 V, seen as a spring.
@@ -116,6 +118,16 @@ PLUG_SIZE = (0.004, 0.00585, 0.010)  # m, half
 TIP = "tip"  # the site in the middle of the plug's front
 TIP_POSITION = (0.0, 0.0, 0.066)  # m, in the rail's frame
 
+#: Of the state vector.
+STATE_NAMES = (
+    *(f"q{index}" for index in range(1, NUM_JOINTS + 1)),
+    *(f"dq{index}" for index in range(1, NUM_JOINTS + 1)),
+    *(f"goal{index}" for index in range(1, NUM_JOINTS + 1)),
+    "tip_x",
+    "tip_y",
+    "tip_z",
+)
+
 # Control -------------------------------------------------------------------------------------------
 
 TICK = 0.02  # s, of the inner loop, which sets the servos' goals
@@ -145,13 +157,33 @@ def ramp(goal: np.ndarray, following: np.ndarray) -> np.ndarray:
     return (goal + following) / 2.0
 
 
-def holding_goal(model: mujoco.MjModel, angles: Sequence[float]) -> np.ndarray:
+def actions_towards(angles: np.ndarray, targets: np.ndarray, seconds: float) -> np.ndarray:
+    """Actions that bring the joints from angles to targets, ``(n, 5)`` rad, within a step if that may be.
+
+    The joint that has furthest to go moves at full speed and the others in proportion, so that the path is
+    straight in joint space.
+
+    Args:
+        angles: measured now.
+        targets: wanted.
+        seconds: that a step lasts.
+    """
+    actions = (targets - angles) / (MAX_SPEED * seconds)
+    return actions / np.maximum(np.abs(actions).max(axis=1, keepdims=True), 1.0)
+
+
+def site(world: World, name: str) -> np.ndarray:
+    """Positions of a site ``(n, 3)`` in metres; the family must have derived ``site_xpos``."""
+    return world.derived("site_xpos")[:, world.model.site(name).id]
+
+
+def holding_goal(model: mujoco.MjModel, angles: np.ndarray) -> np.ndarray:
     """The goals ``(5,)`` in rad at which the servos hold the arm at these angles, friction aside."""
     data = mujoco.MjData(model)
     data.qpos[:NUM_JOINTS] = angles
     mujoco.mj_forward(model, data)
     stiffness = [MOTORS[joint.motor].stiffness for joint in JOINTS]
-    return np.asarray(angles) + data.qfrc_bias[:NUM_JOINTS] / stiffness
+    return angles + data.qfrc_bias[:NUM_JOINTS] / stiffness
 
 
 def angles_at(place: np.ndarray, turn: np.ndarray) -> np.ndarray:
@@ -220,7 +252,7 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
     ),
 }  # fmt: skip
 MATERIALS = {
-    "widowx_plate": (0.16, 0.16, 0.18, 1.0),
+    "widowx_plate": (0.36, 0.37, 0.40, 1.0),
     "widowx_bracket": (0.22, 0.22, 0.25, 1.0),
     "widowx_servo": (0.10, 0.10, 0.11, 1.0),
     "widowx_finger": (0.62, 0.63, 0.66, 1.0),
@@ -232,7 +264,7 @@ ARM = {"contype": 1, "conaffinity": 0}
 SURROUNDINGS = {"contype": 0, "conaffinity": 1}
 
 # The camera beside the gripper, in the rail's frame: where it sits, m, and how it leans to the plug, rad.
-WRIST_CAMERA, WRIST_LEAN, WRIST_FIELD = (-0.06, 0.0, -0.01), 0.55, 55.0  # field of view: degrees
+WRIST_CAMERA, WRIST_LEAN, WRIST_FIELD = (-0.065, 0.0, -0.01), 0.45, 60.0  # field of view: degrees
 
 
 def add_arm(spec: mujoco.MjSpec) -> None:
@@ -302,6 +334,7 @@ def _add_hand(wrist: mujoco.MjsBody) -> None:
     rail.add_site(name=TIP, pos=TIP_POSITION, rgba=[0.0] * 4)
     lean = (np.cos(WRIST_LEAN), 0.0, -np.sin(WRIST_LEAN))  # up in the picture is towards the arm
     camera = rail.add_camera(name="wrist", pos=WRIST_CAMERA, fovy=WRIST_FIELD)
+    camera.alt.type = mujoco.mjtOrientation.mjORIENTATION_XYAXES
     camera.alt.xyaxes = (0.0, 1.0, 0.0, *lean)
 
 

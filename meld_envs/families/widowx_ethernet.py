@@ -1,0 +1,357 @@
+"""WidowXEthernet: plug a cable into the right port of a switch that is turned and moved by the task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import ClassVar
+
+import mujoco
+import numpy as np
+
+from meld_envs.camera import Marker, Quality
+from meld_envs.families.sawyer import ASSETS
+from meld_envs.family import Family, Outcome, Parameter
+from meld_envs.robots import widowx
+from meld_envs.tasks import Task
+from meld_envs.world import World
+
+# The switch, m, in its own frame: ports in a row along y, open at the top.
+NUM_PORTS = 4
+PITCH = 0.018  # from port to port
+CLEARANCE = 0.0005  # around the plug, on every side
+FACE = 0.045  # height of the face
+DEPTH = 0.015  # of a port
+HALF_PORT = (widowx.PLUG_SIZE[0] + CLEARANCE, widowx.PLUG_SIZE[1] + CLEARANCE)
+RIB = PITCH / 2.0 - HALF_PORT[1]  # half the width of what is left between two ports
+HALF_FACE = (HALF_PORT[0] + 2.0 * RIB, (NUM_PORTS * PITCH) / 2.0 + RIB)
+PORT_Y = (np.arange(NUM_PORTS) - (NUM_PORTS - 1) / 2.0) * PITCH
+PLACE_X = 0.20  # m, of the switch's axis in front of the arm
+
+ROTATION = 8.0  # degrees to either side: a range of 16 degrees (paper, appendix E)
+TRANSLATION = 0.01  # m to either side: a range of 2 cm (paper, appendix E)
+
+INSERTED = 0.012  # m, depth of the tip from which the plug is fully in
+
+TICKS = 15  # of the inner loop, 20 ms each, in a step: 3.33 Hz (paper, Section 5.3: 3.3 Hz)
+SUBSTEPS = 120  # physics steps of 2.5 ms
+START_PLACE, START_TURN = (0.160, 0.0, 0.090), 0.0  # m, of the tip; rad, of the plug
+
+# The expert's way: heights of the tip over the face, m, and how well it must be aligned before it goes on.
+CLEAR = 0.020  # over the ribs, with the plug turned any way
+HOVER = 0.006  # just over the ribs
+NEAR, NEAR_TURN = 0.004, 0.06  # m and rad at which it goes down to that
+ENTRY, ENTRY_TURN = 0.0015, 0.035  # m and rad at which it goes in
+DIVE = 0.008  # m a step, on the way in
+
+_SECONDS = TICKS * widowx.TICK
+
+
+class WidowXEthernet(Family):
+    """A WidowX, to plug an Ethernet cable into the one right port of four (paper, Section 5.3).
+
+    The task turns and moves the switch, which is seen; which port is right shows nowhere. The arm's five
+    joints reach ports of any turn only from above, so the switch lies on its back. The gripper stays closed.
+
+    ## Observation
+
+    `Box(0, 255, (64, 128, 3), uint8)`: a fixed camera in front of the arm and one on the wrist, side by side.
+    With `obs_type="state"` `Box(-50, 50, (20,), float32)`: five joint angles (rad), their velocities (rad/s),
+    the servos' goals (rad), `x`, `y`, `z` of the plug's tip (m), the switch's rotation (rad) and
+    translation (m).
+
+    ## Actions
+
+    `Box(-1, 1, (5,), float32)`, 3.33 per second, out of range clipped: joint velocities, 1 is 0.2 rad/s. An
+    inner loop of 50 Hz integrates them to the goals of position servos; a goal leads its joint by at
+    most 0.1 rad.
+
+    ## Reward
+
+    With d the distance between the plug's tip and the middle of the right port's bottom in metres, and δ the
+    angle between plug and port in radians:
+
+    | reward  | value                                                                    |
+    |---------|--------------------------------------------------------------------------|
+    | dense   | −(d + δ) (paper, Section 5.3)                                            |
+    | sparse  | 1 at success, else 0                                                     |
+    | score   | −d                                                                       |
+    | success | the tip is at least 12 of the 15 mm deep in the right port               |
+
+    ## Task parameters
+
+    | name          | distribution            | unit | hidden |
+    |---------------|-------------------------|------|--------|
+    | `port`        | uniform in 0, 1, 2, 3   |      | yes    |
+    | `rotation`    | U(−8, 8)                | deg  | no     |
+    | `translation` | U(−0.01, 0.01)          | m    | no     |
+
+    ## Start and end
+
+    The arm starts at one pose, at rest, over the switch. An episode has 40 steps (12 s) and never
+    terminates; the paper's experiment has two episodes a trial (`episodes_per_trial=2`).
+
+    ## Version history
+
+    * v0: first version. The ranges of rotation and translation, the rate, both rewards and the numbers of
+      tasks are the paper's. A port is an RJ45 plug's size and half a millimetre more on every side. How the
+      switch lies, the number of ports, their distance, cameras and start are ours: no publication has them.
+    """
+
+    name = "WidowXEthernet"
+    parameters = (
+        Parameter("port", 0, NUM_PORTS - 1, "", whole=True),
+        Parameter("rotation", -ROTATION, ROTATION, "deg", hidden=False),
+        Parameter("translation", -TRANSLATION, TRANSLATION, "m", hidden=False),
+    )
+    num_train_tasks = 20  # paper, Section 5.3
+    num_test_tasks = 10
+    episode_steps = 40
+    control_hz = 1.0 / _SECONDS
+    ticks = TICKS
+    substeps = SUBSTEPS
+    action_size = widowx.NUM_JOINTS
+    state_names = (*widowx.STATE_NAMES, "rotation", "translation")
+    state_bound = 50.0
+    cameras = ("scene", "wrist")
+    quality = Quality(stacks=2, quads=1)  # boxes need no pieces; with one stack cylinders lose their caps
+    varied_fields = ("body_pos", "body_quat")
+    derived_fields = ("site_xpos", "site_xmat")
+    options: ClassVar[dict[str, tuple[str, ...]]] = {"backend": ("sim", "twin", "robot")}
+
+    def __init__(self, **chosen: str) -> None:
+        """Takes the family's own keyword ``backend``: who moves the arm.
+
+        Raises:
+            NotImplementedError: a backend that needs the hardware bridge.
+            ValueError: an unknown backend.
+        """
+        super().__init__(**chosen)
+        if self.chosen["backend"] != "sim":
+            raise NotImplementedError(
+                f"{self.name}: backend={self.chosen['backend']!r} needs the hardware bridge, which this "
+                "version does not have; backend='sim', the default, simulates the arm"
+            )
+
+    # Tasks ------------------------------------------------------------------------------------
+
+    def draw_task(self, rng: np.random.Generator) -> Task:
+        """A port, and a pose of the switch."""
+        return self.task(
+            port=float(rng.integers(NUM_PORTS)),
+            rotation=rng.uniform(-ROTATION, ROTATION),
+            translation=rng.uniform(-TRANSLATION, TRANSLATION),
+        )
+
+    def apply_task(self, world: World, sim: int, task: Task) -> None:
+        """Turns and moves the switch."""
+        switch = world.model.body("switch").id
+        half = np.radians(task.parameters["rotation"]) / 2.0
+        world.fields["body_pos"][sim, switch, 1] = task.parameters["translation"]
+        world.fields["body_quat"][sim, switch] = (np.cos(half), 0.0, 0.0, np.sin(half))
+
+    # Simulation -------------------------------------------------------------------------------
+
+    def build_model(self) -> mujoco.MjModel:
+        """The table with arm and switch."""
+        return build_spec().compile()
+
+    def start_episode(self, world: World, rngs: Sequence[np.random.Generator]) -> None:
+        """The arm at its start pose, at rest, held by its servos: no noise."""
+        angles, goal = _start()
+        world.qpos[:] = angles
+        world.ctrl[:] = goal
+        world.memory["goal"] = np.tile(goal, (world.num_sims, 1))
+
+    def control(self, world: World, actions: np.ndarray) -> None:
+        """One tick of the inner loop."""
+        goal = world.memory["goal"]
+        following = widowx.next_goal(goal, world.qpos, widowx.MAX_SPEED * actions)
+        world.ctrl[:] = widowx.ramp(goal, following)
+        world.memory["goal"] = following
+
+    def outcome(self, world: World, parameters: np.ndarray, actions: np.ndarray) -> Outcome:
+        """How far the plug is from the right port, in place and in angle, and whether it is in."""
+        sims, ports = np.arange(world.num_sims), parameters[:, 0].astype(int)
+        turns, bottoms = _switch(world)
+        distance = np.linalg.norm(widowx.site(world, widowx.TIP) - bottoms[sims, ports], axis=1)
+        success = self.tried(world)[sims, ports]
+        dense = -(distance + _misalignment(world, turns))
+        return Outcome(dense, success.astype(np.float64), 0.0 - distance, success)
+
+    def tried(self, world: World) -> np.ndarray:
+        """Which ports the plug is in."""
+        turns, bottoms = _switch(world)
+        offset = widowx.site(world, widowx.TIP)[:, np.newaxis] - bottoms
+        across, along = _turned(offset[..., 0], offset[..., 1], -turns[:, np.newaxis])
+        inside = (np.abs(across) < HALF_PORT[0]) & (np.abs(along) < HALF_PORT[1])
+        return inside & (offset[..., 2] <= DEPTH - INSERTED)
+
+    def state(self, world: World) -> np.ndarray:
+        """Joint angles, velocities, goals, the tip's position, the switch's pose."""
+        turns, _ = _switch(world)
+        return np.concatenate(
+            [
+                world.qpos,
+                world.qvel,
+                world.memory["goal"],
+                widowx.site(world, widowx.TIP),
+                np.stack([turns, _places(world)[:, 1]], axis=1),
+            ],
+            axis=1,
+        )
+
+    # Help -------------------------------------------------------------------------------------
+
+    def expert(self, world: World, parameters: np.ndarray) -> np.ndarray:
+        """Over the right port, turned as it is, and straight down; out of a wrong one first."""
+        sims, ports = np.arange(world.num_sims), parameters[:, 0].astype(int)
+        turns, bottoms = _switch(world)
+        tips, goals = widowx.site(world, widowx.TIP), bottoms[sims, ports]
+        error = np.linalg.norm(tips[:, :2] - goals[:, :2], axis=1)
+        askew = _misalignment(world, turns)
+        height = tips[:, 2] - FACE
+
+        places = goals.copy()
+        is_in = height < 0.0
+        elsewhere = is_in & (error > HALF_PORT[1] + RIB)  # in a wrong port
+        places[elsewhere, :2] = tips[elsewhere, :2]
+        over = (error < NEAR) & (askew < NEAR_TURN)
+        aligned = (error < ENTRY) & (askew < ENTRY_TURN)
+        dive = np.maximum(height - DIVE, -DEPTH)
+        down = (is_in | (aligned & (height < CLEAR))) & ~elsewhere
+        places[:, 2] = FACE + np.where(down, dive, np.where(over & ~elsewhere, HOVER, CLEAR))
+        return widowx.actions_towards(world.qpos, widowx.angles_at(places, turns), _SECONDS)
+
+    def markers(self, world: World, sim: int, task: Task) -> tuple[Marker, ...]:
+        """A green ball before the right port."""
+        turns, bottoms = _switch(world)
+        x, y, _ = bottoms[sim, int(task.parameters["port"])]
+        dx, dy = _turned(HALF_FACE[0], 0.0, turns[sim])
+        place = (float(x + dx), float(y + dy), FACE + 0.004)
+        return (Marker(mujoco.mjtGeom.mjGEOM_SPHERE, (0.004,) * 3, place, (0.1, 0.75, 0.2, 1.0)),)
+
+
+# Geometry -------------------------------------------------------------------------------------------
+
+
+def _turned(
+    x: np.ndarray | float, y: np.ndarray | float, angle: np.ndarray | float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A vector in the plane, turned by an angle in rad."""
+    return x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
+
+
+def _places(world: World) -> np.ndarray:
+    """Where the switches are, ``(n, 3)`` in metres."""
+    return world.fields["body_pos"][:, world.model.body("switch").id]
+
+
+def _switch(world: World) -> tuple[np.ndarray, np.ndarray]:
+    """Turns of the switches ``(n,)`` in rad, and where their ports' bottoms are, ``(n, ports, 3)`` in m."""
+    quaternion = world.fields["body_quat"][:, world.model.body("switch").id]
+    turns = 2.0 * np.arctan2(quaternion[:, 3], quaternion[:, 0])
+    dx, dy = _turned(0.0, PORT_Y, turns[:, np.newaxis])
+    offsets = np.stack([dx, dy, np.full_like(dx, FACE - DEPTH)], axis=-1)
+    return turns, _places(world)[:, np.newaxis] + offsets
+
+
+def _misalignment(world: World, turns: np.ndarray) -> np.ndarray:
+    """The angle between the plug as it is and as its port is turned: ``(n,)`` in rad."""
+    axes = world.derived("site_xmat")[:, world.model.site(widowx.TIP).id].reshape(-1, 3, 3)
+    cos, sin = np.cos(turns), np.sin(turns)
+    # trace of the product with [[-cos, -sin, 0], [-sin, cos, 0], [0, 0, -1]], the axes of a plug in its port
+    trace = cos * (axes[:, 1, 1] - axes[:, 0, 0]) - sin * (axes[:, 0, 1] + axes[:, 1, 0]) - axes[:, 2, 2]
+    return np.arccos(np.clip((trace - 1.0) / 2.0, -1.0, 1.0))
+
+
+@lru_cache(maxsize=1)
+def _start() -> tuple[np.ndarray, np.ndarray]:
+    """The start pose ``(5,)`` in rad, and the goals ``(5,)`` that hold it."""
+    angles = widowx.angles_at(np.array(START_PLACE), np.array(START_TURN))
+    return angles, widowx.holding_goal(build_spec().compile(), angles)
+
+
+# The scene ------------------------------------------------------------------------------------------
+
+
+#: Hard plastic: with steps of 2.5 ms, contacts as stiff as may be; its numbers hold, not the other body's.
+SOLID = {
+    **widowx.SURROUNDINGS,
+    "priority": 1,
+    "friction": [0.3, 0.005, 0.0001],
+    "solref": [0.005, 1.0],
+    "solimp": [0.97, 0.995, 0.001, 0.5, 2.0],
+}
+
+
+def build_spec() -> mujoco.MjSpec:
+    """The table with arm and switch, before compilation; also what emulated servos move."""
+    spec = mujoco.MjSpec.from_file(str(ASSETS / "widowx_ethernet.xml"))
+    widowx.add_arm(spec)
+    _add_switch(spec.worldbody.add_body(name="switch", pos=(PLACE_X, 0.0, 0.0)))
+    return spec
+
+
+def _add_switch(body: mujoco.MjsBody) -> None:
+    """Housing, ribs between the ports, and walls along them; every edge of a port has a lead-in."""
+    box, cylinder = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
+    floor, middle = FACE - DEPTH, FACE - DEPTH / 2.0
+    body.add_geom(
+        name="turntable",
+        type=cylinder,
+        size=(0.03, 0.004, 0.0),
+        pos=(0.0, 0.0, 0.012),
+        material="rig",
+        **SOLID,
+    )
+    height = (floor - 0.016) / 2.0
+    body.add_geom(
+        name="housing",
+        type=box,
+        size=(HALF_FACE[0], HALF_FACE[1], height),
+        pos=(0.0, 0.0, floor - height),
+        material="housing",
+        **SOLID,
+    )
+    for port, y in enumerate(PORT_Y):
+        body.add_geom(
+            name=f"port_{port}",
+            type=box,
+            size=(*HALF_PORT, 0.0005),
+            pos=(0.0, y, floor + 0.0001),
+            material="hole",
+            contype=0,
+            conaffinity=0,
+        )
+    half_length = HALF_PORT[1] + (NUM_PORTS - 1) * PITCH / 2.0
+    for name, x in (("near", -HALF_PORT[0] - RIB), ("far", HALF_PORT[0] + RIB)):
+        _add_wall(body, name, (x, 0.0, middle), (RIB, half_length + 2.0 * RIB))
+    for rib in range(NUM_PORTS + 1):
+        y = (rib - NUM_PORTS / 2.0) * PITCH
+        _add_wall(body, f"rib_{rib}", (0.0, y, middle), (HALF_PORT[0], RIB))
+
+
+def _add_wall(
+    body: mujoco.MjsBody,
+    name: str,
+    place: tuple[float, float, float],
+    half: tuple[float, float],
+) -> None:
+    """A wall with a roof of two slopes, which leads a plug into the port on either side."""
+    box = mujoco.mjtGeom.mjGEOM_BOX
+    along_x = half[0] > half[1]
+    slope = RIB / np.sqrt(2.0)
+    eighth = np.pi / 8.0
+    body.add_geom(name=name, type=box, size=(*half, DEPTH / 2.0), pos=place, material="face", **SOLID)
+    body.add_geom(
+        name=f"{name}_roof",
+        type=box,
+        size=(half[0], slope, slope) if along_x else (slope, half[1], slope),
+        pos=(place[0], place[1], FACE),
+        quat=(np.cos(eighth), np.sin(eighth), 0.0, 0.0)
+        if along_x
+        else (np.cos(eighth), 0.0, np.sin(eighth), 0.0),
+        material="face",
+        **SOLID,
+    )
