@@ -78,8 +78,10 @@ class PEARL(Learner):
         size = self.observation_shape[0] if self.perception is None else self.perception.feature_size
         self.observation_size = size  # of a state, or of the features in its place
         inputs = size * (1 + s.next_observation) + self.action_size + 1
-        kind = RecurrentEncoder if s.encoder == "recurrent" else ContextEncoder
-        self.encoder = kind(inputs, s.latent_size, s.encoder_hidden, s.deterministic).to(self.device)
+        sizes = (inputs, s.latent_size, s.encoder_hidden, s.deterministic)
+        recurrent = s.encoder == "recurrent"
+        self.encoder = RecurrentEncoder(*sizes) if recurrent else ContextEncoder(*sizes, s.prior_is_factor)
+        self.encoder.to(self.device)
         learned = list(self.encoder.parameters())
         if isinstance(self.perception, FrameEncoder):
             learned += self.perception.parameters()

@@ -33,6 +33,7 @@ class PearlSettings:
     posterior_in_context: bool = False  # whether context comes from posterior episodes too (sparse rewards)
     context_batch: int = 64  # transitions; a recurrent encoder is given whole episodes instead
     kl_weight: float = 0.1  # of the sum over the tasks of an update (released code)
+    prior_is_factor: bool = False  # deviation: of the product; published, one transition replaces the prior
     # deviation for sparse rewards: what was not rewarded should not move the belief by itself
     unrewarded_kl_weight: float = 0.0
     exploration_episodes: int = 2  # of a trial, with z from the prior

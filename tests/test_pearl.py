@@ -94,6 +94,16 @@ def test_a_product_of_equal_factors_has_the_variance_over_their_number():
         assert torch.allclose(many.variance, one.variance / count, rtol=1e-5)
 
 
+def test_the_prior_may_be_a_factor():
+    net, context = ContextEncoder(4, 3, (16,), deterministic=False, prior_is_factor=True), torch.randn(2, 4)
+    precision, weighted = net.evidence(context)
+    belief = net(context)
+    assert torch.allclose(belief.variance, 1.0 / (precision + 1.0), rtol=1e-5)
+    assert torch.allclose(belief.mean, weighted / (precision + 1.0), atol=1e-6)
+    nothing = net.posterior(type(net.evidence(context))(torch.zeros(3), torch.zeros(3)))
+    assert torch.equal(nothing.mean, torch.zeros(3)) and torch.equal(nothing.variance, torch.ones(3))
+
+
 def test_a_product_of_two_factors_by_hand():
     net, context = encoder(), torch.randn(2, 4)
     (m1, v1), (m2, v2) = net(context[:1]), net(context[1:])

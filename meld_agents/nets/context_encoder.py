@@ -57,18 +57,27 @@ def kl_to_prior(belief: Gaussian) -> Tensor:
 class ContextEncoder(nn.Module):
     """An MLP from a transition to a Gaussian factor; factors are multiplied, so their order is irrelevant.
 
-    The prior is not a factor: a single transition replaces it (released code).
+    As published the prior is not a factor: a single transition replaces it (released code).
 
     Args:
         inputs: width of a transition (observation, action, reward, and maybe next observation).
         latent: Z.
         hidden: hidden widths.
         deterministic: the ablation without a bottleneck: z is the mean of points, with no variance.
+        prior_is_factor: N(0, I) is one more factor, so that what says nothing leaves the belief at the prior.
     """
 
-    def __init__(self, inputs: int, latent: int, hidden: tuple[int, ...], deterministic: bool) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        latent: int,
+        hidden: tuple[int, ...],
+        deterministic: bool,
+        prior_is_factor: bool = False,
+    ) -> None:
         super().__init__()
         self.latent, self.deterministic = latent, deterministic
+        self._prior_precision = float(prior_is_factor)
         self.net = mlp((inputs, *hidden, latent if deterministic else 2 * latent), "relu")
 
     def factors(self, context: Tensor) -> Evidence:
@@ -91,10 +100,11 @@ class ContextEncoder(nn.Module):
 
     def posterior(self, evidence: Evidence) -> Gaussian:
         """The belief that these sums give."""
-        mean = evidence.weighted / evidence.precision
         if self.deterministic:
+            mean = evidence.weighted / evidence.precision
             return Gaussian(mean, torch.zeros_like(mean))
-        return Gaussian(mean, 1.0 / evidence.precision)
+        variance = 1.0 / (evidence.precision + self._prior_precision)
+        return Gaussian(variance * evidence.weighted, variance)
 
     def forward(self, context: Tensor) -> Gaussian:
         """The belief after a context ``(..., N, inputs)``."""
