@@ -144,10 +144,14 @@ BASES: dict[str, dict[str, Any]] = {
         "autoencoder_refresh_rounds": 10,
         "autoencoder_refresh_updates": 100,
         "encoder_hidden": (128, 128),
+        "posterior_in_context": True,
+        "exploration_episodes": 1,
         "hidden": (128, 128),
-        "batch": 64,
+        "learning_rate": 1e-3,
+        "batch": 32,
+        "warmup_trials_per_task": 2,
         "collect_tasks": 20,
-        "updates_per_round": 200,
+        "updates_per_round": 1000,
     },
 }
 

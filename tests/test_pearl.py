@@ -522,6 +522,7 @@ def test_what_cannot_work_is_refused():
         PEARL.resolve({"autoencoder_batch": 0})
     assert PEARL.resolve({"base": "paper"})["perception"] == "joint"
     assert PEARL.resolve({"base": "small"})["perception"] == "cached"
+    PEARL(lambda n: make_env(n, episodes_per_trial=2), {"base": "small"}, 0, "cpu")  # is what families offer
     with pytest.raises(ValueError, match="episodes_per_trial: 3"):
         PEARL(lambda n: make_env(n, episodes_per_trial=2), TINY | {"exploration_episodes": 2}, 0, "cpu")
     with pytest.raises(ValueError, match="did you mean 'sparse_point'"):
