@@ -76,8 +76,11 @@ class PearlSettings:
                 "context: a recurrent encoder cannot read the critic's batch of unordered transitions; "
                 "set batch_of: trajectories, or context: recent, all or trial"
             )
-        if self.encoder == "recurrent" and self.unrewarded_kl_weight:
-            raise ValueError("unrewarded_kl_weight: needs the factors of encoder: product, set it to 0")
+        if self.encoder == "recurrent" and (self.unrewarded_kl_weight or self.prior_is_factor):
+            raise ValueError(
+                "unrewarded_kl_weight, prior_is_factor: a recurrent encoder has no factors; "
+                "set encoder: product, or leave them at 0 and false"
+            )
 
     def sac(self) -> SacSettings:
         """The part that concerns the actor-critic."""

@@ -516,8 +516,9 @@ def test_what_cannot_work_is_refused():
         PEARL.resolve({"perception": "jiont"})
     with pytest.raises(ValueError, match="batch_of: trajectories"):
         PEARL.resolve({"encoder": "recurrent", "context": "batch"})
-    with pytest.raises(ValueError, match="encoder: product"):
-        PEARL.resolve({"encoder": "recurrent", "unrewarded_kl_weight": 1.0})
+    for of_factors in ({"unrewarded_kl_weight": 1.0}, {"prior_is_factor": True}):
+        with pytest.raises(ValueError, match="encoder: product"):
+            PEARL.resolve({"encoder": "recurrent"} | of_factors)
     with pytest.raises(ValueError, match="autoencoder_batch: must be at least 1"):
         PEARL.resolve({"autoencoder_batch": 0})
     assert PEARL.resolve({"base": "paper"})["perception"] == "joint"
