@@ -20,14 +20,16 @@ ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "meld_envs": {"meld_envs"},
     "meld_agents": {"meld_agents", "meld_envs"},
+    "hardware_bridge": {"hardware_bridge", "meld_envs"},
     "benchmarks": {"benchmarks", "meld_agents", "meld_envs"},
 }
-OWN = set(MAY_IMPORT) | {"hardware_bridge"}
-EXTRA = {"meld_envs": "", "meld_agents": "agents", "benchmarks": "bench"}
+OWN = set(MAY_IMPORT)
+EXTRA = {"meld_envs": "", "meld_agents": "agents", "hardware_bridge": "hardware", "benchmarks": "bench"}
 #: Imported only where they are asked for, with a hint at what to install.
 OPTIONAL = {
     "meld_envs": {"dm_control"},
     "meld_agents": {"stable_baselines3", "sb3_contrib"},
+    "hardware_bridge": set(),
     "benchmarks": {"matplotlib", "ray", "stable_baselines3", "sb3_contrib"},
 }
 
@@ -97,7 +99,7 @@ def readme_examples() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
 
 
-@pytest.mark.parametrize("extra", ["", "agents", "bench", "sb3", "test", "dev"])
+@pytest.mark.parametrize("extra", ["", "agents", "bench", "sb3", "hardware", "test", "dev"])
 def test_tested_versions_are_versions_we_allow(extra):
     tested = pins()
     for requirement in requirements(extra):

@@ -1,0 +1,618 @@
+"""Strict transport: one transaction at a time on a serial port, with a deadline, and nothing taken on trust.
+
+What this gives that the maker's SDK does not: waiting without spinning; deadlines on the monotonic clock; id,
+length and checksum of every reply checked; a reply that comes too late never taken for the answer to the next
+question; every failure of the port one exception; a second program kept out; a record of every byte.
+
+Late replies. Protocol 1 has no sequence number, so after a missing reply the servo "owes" one. Before it is
+asked again, its worst latency is waited out, the input is drained, and a read of a length that it does not
+owe is sent: the line keeps the order of bytes, so once that answer is here, nothing older can follow. Replies
+of servos that owe one are thrown away, and counted, while others are asked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import termios
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ClassVar
+
+import serial
+
+from hardware_bridge.protocol import (
+    BROADCAST,
+    PROTOCOL_2,
+    PROTOCOLS,
+    Decoder,
+    Error1,
+    Error2,
+    Junk,
+    Packet,
+    ProtocolError,
+    Status,
+    as_status,
+    error_names,
+    refusal,
+)
+from hardware_bridge.servos import ServoRef
+
+#: Greatest return delay a servo can be set to (register value 254), in s.
+MAX_RETURN_DELAY = 254 * 2e-6
+#: Lengths of the reads that settle what a servo owes, all from address 0 (model number and what follows).
+SETTLE_LENGTHS = (4, 3, 5, 6)
+
+_PORT_ERRORS = (OSError, serial.SerialException, termios.error)
+
+
+class LinkError(Exception):
+    """Something failed on the bus: what, where, and what to do about it."""
+
+    kind: ClassVar[str] = "error"
+
+    def __init__(self, what: str, where: str, remedy: str) -> None:
+        super().__init__(f"{where}: {what}. {remedy}")
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+
+class PortError(LinkError):
+    """The port itself cannot be used."""
+
+    kind = "port"
+
+
+class PortMissing(PortError):  # noqa: N818 - named for what happened
+    """It could not be opened."""
+
+    kind = "port missing"
+
+
+class PortBusy(PortError):  # noqa: N818
+    """Another program holds it."""
+
+    kind = "port busy"
+
+
+class PortGone(PortError):  # noqa: N818
+    """It vanished while open, or was closed. The link is of no more use: open a new one."""
+
+    kind = "port gone"
+
+
+class WriteBlocked(PortGone):
+    """The line does not take bytes any more."""
+
+    kind = "write blocked"
+
+
+class ReplyError(LinkError):
+    """A servo did not answer as it must. ``ids``: whom it concerns; ``raw``: what came."""
+
+    kind = "reply"
+
+    def __init__(
+        self, what: str, where: str, remedy: str, ids: Sequence[int] = (), raw: bytes = b"", kind: str = ""
+    ) -> None:
+        super().__init__(what, where, remedy)
+        self.ids = tuple(ids)
+        self.raw = raw
+        self.reason = kind or self.kind
+
+
+class NoReply(ReplyError):  # noqa: N818
+    """Nothing came before the deadline. ``partial``: what the servos before it answered, by id."""
+
+    kind = "timeout"
+
+    partial: Mapping[int, Reply] = {}
+
+
+class BadReply(ReplyError):  # noqa: N818
+    """What came is damaged or not what was asked; ``reason``: checksum, length, truncated, wrong id, ..."""
+
+    kind = "bad reply"
+
+
+class Refused(ReplyError):  # noqa: N818
+    """The servo understood and declined; ``error`` is its error byte, ``names`` says it in words."""
+
+    kind = "refused"
+
+    def __init__(self, what: str, where: str, remedy: str, status: Status) -> None:
+        super().__init__(what, where, remedy, (status.id,), status.raw)
+        self.error = status.error
+        self.names = error_names(status.protocol, status.error)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A checked answer. ``error`` holds what the servo says of its health: never ignore it."""
+
+    id: int
+    protocol: int
+    error: int
+    data: bytes
+    sent_at: float  # monotonic (s), when the instruction was written
+    received_at: float  # and when the last byte had come
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """The error byte in words."""
+        return error_names(self.protocol, self.error)
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """One attempt, as it went over the wire: what a recorder keeps. Times are monotonic seconds."""
+
+    what: str
+    protocol: int
+    attempt: int
+    sent: bytes
+    received: bytes
+    started: float
+    ended: float
+    deadline: float
+    outcome: str  # "ok", or the error's kind
+
+
+Record = Callable[[Transaction], None]
+
+
+class Link:
+    """A port with servos behind it. Safe to share between threads; one process only.
+
+    Args:
+        port: Device path; use one of ``/dev/serial/by-id`` that stays the same.
+        baud: Bits per second.
+        latency_timer: Of the USB adapter (s): FTDI's default is 16 ms, 1 ms is what the bridge wants.
+        slack: Added to every deadline for a busy computer (s).
+        retries: Further attempts after a missing or damaged reply.
+        write_timeout: How long bytes may wait to be taken by the port (s).
+        record: Called with every attempt, from the thread that asked.
+
+    Attributes:
+        counts: Outcomes of attempts by kind; also ``junk bytes``, ``stale bytes``, ``late``, ``retries``.
+        counts_by_id: The same outcomes, for each id that was asked alone.
+        sent: Bytes written so far.
+
+    Raises:
+        PortMissing, PortBusy: at once, if the port cannot be had.
+    """
+
+    def __init__(
+        self,
+        port: str | os.PathLike[str],
+        baud: int = 1_000_000,
+        *,
+        latency_timer: float = 1e-3,
+        slack: float = 2e-3,
+        retries: int = 2,
+        write_timeout: float = 0.2,
+        record: Record | None = None,
+    ) -> None:
+        if retries < 0 or min(latency_timer, slack, write_timeout) < 0:
+            raise ValueError(
+                f"{retries=}, {latency_timer=}, {slack=}, {write_timeout=}: none may be negative"
+            )
+        self.port = os.fspath(port)
+        self.baud = baud
+        self.latency_timer = latency_timer
+        self.slack = slack
+        self.retries = retries
+        self.write_timeout = write_timeout
+        self.record = record
+        self.counts: Counter[str] = Counter()
+        self.counts_by_id: dict[int, Counter[str]] = {}
+        self.sent = 0
+        self._lock = threading.RLock()
+        self._owed: dict[int, set[int]] = {}  # id: lengths of the replies that may still come
+        self._quiet_from = 0.0  # by when anything owed should have come
+        self._received = bytearray()  # of this attempt
+        self._serial: serial.Serial | None = _open(self.port, baud)
+
+    # ------------------------------------------------------------ life
+
+    def close(self) -> None:
+        """Gives the port back; calling it twice is harmless."""
+        with self._lock:
+            if self._serial is not None:
+                port, self._serial = self._serial, None
+                try:
+                    port.close()
+                except _PORT_ERRORS:
+                    self.counts["close failed"] += 1  # it is gone anyway
+
+    @property
+    def is_open(self) -> bool:
+        return self._serial is not None
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ registers by name
+
+    def read_registers(
+        self, servo: ServoRef, first: str, last: str | None = None
+    ) -> tuple[dict[str, int], Reply]:
+        """Registers from ``first`` to ``last`` in one transaction: values in ticks by name, and the reply."""
+        address, length = servo.model.span(first, last or first)
+        reply = self.read(servo.protocol, servo.id, address, length)
+        return servo.model.unpack(address, reply.data), reply
+
+    def write_registers(self, servo: ServoRef, **values: int) -> Reply:
+        """Registers that adjoin each other, in one transaction, all or none."""
+        address, data = servo.model.pack(values)
+        return self.write(servo.protocol, servo.id, address, data)
+
+    def sync_write_registers(self, values: Mapping[ServoRef, Mapping[str, int]]) -> None:
+        """The same registers of several servos in one packet per protocol and layout; nobody answers."""
+        groups: dict[tuple[int, int, int], dict[int, bytes]] = {}
+        for servo, registers in values.items():
+            address, data = servo.model.pack(registers)
+            groups.setdefault((servo.protocol, address, len(data)), {})[servo.id] = data
+        for (protocol, address, length), parts in groups.items():
+            self.sync_write(protocol, address, length, parts)
+
+    # ------------------------------------------------------------ instructions
+
+    def ping(self, protocol: int, servo_id: int, *, retries: int | None = None) -> Reply:
+        """Whether it is there. With Protocol 2 the data are model number (2 bytes) and firmware (1)."""
+        length = 0 if protocol == 1 else 3
+        packet = PROTOCOLS[protocol].ping(servo_id)
+        return self._one(protocol, f"ping id {servo_id}", packet, servo_id, length, retries)
+
+    def read(
+        self, protocol: int, servo_id: int, address: int, length: int, *, retries: int | None = None
+    ) -> Reply:
+        """``length`` bytes from ``address``."""
+        if length < 1:
+            raise ValueError(f"a read of {length} bytes from id {servo_id}")
+        what = f"read {length} bytes at {address} of id {servo_id}"
+        packet = PROTOCOLS[protocol].read(servo_id, address, length)
+        return self._one(protocol, what, packet, servo_id, length, retries)
+
+    def write(self, protocol: int, servo_id: int, address: int, data: bytes) -> Reply:
+        """Writes and waits for the acknowledgement, which proves arrival and not obedience."""
+        what = f"write {data.hex(' ')} at {address} of id {servo_id}"
+        return self._one(
+            protocol, what, PROTOCOLS[protocol].write(servo_id, address, data), servo_id, 0, None
+        )
+
+    def reg_write(self, protocol: int, servo_id: int, address: int, data: bytes) -> Reply:
+        """Leaves a write with the servo, to be done at ``action``."""
+        what = f"register write {data.hex(' ')} at {address} of id {servo_id}"
+        packet = PROTOCOLS[protocol].reg_write(servo_id, address, data)
+        return self._one(protocol, what, packet, servo_id, 0, None)
+
+    def reboot(self, servo_id: int) -> Reply:
+        """Protocol 2: restarts a servo, which clears a shutdown and drops its torque."""
+        return self._one(2, f"reboot id {servo_id}", PROTOCOL_2.reboot(servo_id), servo_id, 0, None)
+
+    def action(self, protocol: int) -> None:
+        """All servos do what was left with them; nobody answers."""
+        self._many(protocol, "action", PROTOCOLS[protocol].action(), ())
+
+    def broadcast_write(self, protocol: int, address: int, data: bytes) -> None:
+        """The same bytes to everybody; nobody answers."""
+        what = f"write {data.hex(' ')} at {address} of all"
+        self._many(protocol, what, PROTOCOLS[protocol].write(BROADCAST, address, data), ())
+
+    def sync_write(self, protocol: int, address: int, length: int, values: Mapping[int, bytes]) -> None:
+        """``length`` bytes at ``address`` of each servo, in one packet; nobody answers."""
+        what = f"sync write at {address} of ids {', '.join(map(str, values))}"
+        self._many(protocol, what, PROTOCOLS[protocol].sync_write(address, length, values), ())
+
+    def bulk_read(self, protocol: int, requests: Sequence[tuple[int, int, int]]) -> dict[int, Reply]:
+        """(id, address, length) of several servos in one packet. Tried once: single reads are the way on.
+
+        Raises:
+            NoReply: with ``partial``, the replies up to the first servo that was silent, and ``ids``, those
+            missing:
+                that servo, and all behind it, which wait for it.
+        """
+        what = f"bulk read of ids {', '.join(str(request[0]) for request in requests)}"
+        expected = [(servo_id, length) for servo_id, _, length in requests]
+        return self._many(protocol, what, PROTOCOLS[protocol].bulk_read(requests), expected, retries=0)
+
+    def sync_read(self, address: int, length: int, ids: Sequence[int]) -> dict[int, Reply]:
+        """Protocol 2: the same registers of several servos in one packet; errors as in ``bulk_read``."""
+        what = f"sync read of {length} bytes at {address} of ids {', '.join(map(str, ids))}"
+        packet = PROTOCOL_2.sync_read(address, length, ids)
+        return self._many(2, what, packet, [(servo_id, length) for servo_id in ids], retries=0)
+
+    def scan(self, protocol: int, ids: Iterable[int]) -> dict[int, Reply | BadReply]:
+        """Who answers a ping; a damaged answer may be two servos with one id."""
+        found: dict[int, Reply | BadReply] = {}
+        for servo_id in ids:
+            try:
+                found[servo_id] = self.ping(protocol, servo_id, retries=0)
+            except BadReply as error:
+                found[servo_id] = error
+            except NoReply:
+                continue
+        return found
+
+    # ------------------------------------------------------------ attempts
+
+    def _one(
+        self, protocol: int, what: str, packet: bytes, servo_id: int, length: int, retries: int | None
+    ) -> Reply:
+        if servo_id == BROADCAST:
+            raise ValueError(f"{what}: nobody answers a broadcast; use broadcast_write or action")
+        return self._many(protocol, what, packet, [(servo_id, length)], retries)[servo_id]
+
+    def _many(
+        self,
+        protocol: int,
+        what: str,
+        packet: bytes,
+        expected: Sequence[tuple[int, int]],
+        retries: int | None = None,
+    ) -> dict[int, Reply]:
+        """One packet and its replies, tried again after a missing or damaged one."""
+        attempts = 1 + (self.retries if retries is None else retries)
+        with self._lock:
+            for attempt in range(1, attempts + 1):
+                try:
+                    self._settle(protocol, [servo_id for servo_id, _ in expected])
+                    return self._attempt(protocol, what, packet, expected, attempt)
+                except (NoReply, BadReply, Refused) as error:
+                    if attempt == attempts or not _worth_repeating(protocol, error):
+                        raise
+                    self.counts["retries"] += 1
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _settle(self, protocol: int, ids: Iterable[int]) -> None:
+        """Makes sure that none of these servos can still send an answer to an earlier question."""
+        for servo_id in [servo_id for servo_id in ids if servo_id in self._owed]:
+            time.sleep(max(0.0, self._quiet_from - time.monotonic()))
+            owed = self._owed[servo_id]
+            free = [length for length in SETTLE_LENGTHS if length not in owed]
+            if not free:  # it has been asked in vain many times, each time with this wait
+                owed.clear()
+                free = list(SETTLE_LENGTHS)
+            length = free[0]
+            packet = PROTOCOLS[protocol].read(servo_id, 0, length)
+            self._attempt(protocol, f"settle id {servo_id}", packet, [(servo_id, length)], 1, stale=owed)
+            self._owed.pop(servo_id, None)
+
+    def _attempt(
+        self,
+        protocol: int,
+        what: str,
+        packet: bytes,
+        expected: Sequence[tuple[int, int]],
+        attempt: int,
+        stale: Iterable[int] = (),
+    ) -> dict[int, Reply]:
+        """One packet out, its replies in; books the outcome."""
+        self._received.clear()
+        started = time.monotonic()
+        deadline = started + self.reply_time(protocol, len(packet), expected)
+        outcome = "ok"
+        try:
+            self._drain()
+            self._write(packet, what)
+            return self._collect(protocol, what, expected, started, deadline, frozenset(stale))
+        except ReplyError as error:
+            outcome = error.reason
+            raise
+        except LinkError as error:
+            outcome = error.kind
+            raise
+        finally:
+            self._book(outcome, [servo_id for servo_id, _ in expected])
+            if self.record is not None:
+                now = time.monotonic()
+                received = bytes(self._received)
+                self.record(
+                    Transaction(what, protocol, attempt, packet, received, started, now, deadline, outcome)
+                )
+
+    def _book(self, outcome: str, ids: Sequence[int]) -> None:
+        self.counts[outcome] += 1
+        if len(ids) == 1:
+            self.counts_by_id.setdefault(ids[0], Counter())[outcome] += 1
+
+    def reply_time(self, protocol: int, sent: int, expected: Sequence[tuple[int, int]]) -> float:
+        """How long replies to a packet of ``sent`` bytes may take (s): wire, delays, adapter, slack."""
+        overhead = PROTOCOLS[protocol].status_overhead
+        wire = sent + sum(overhead + length for _, length in expected)
+        delays = MAX_RETURN_DELAY * len(expected)
+        return wire * 10 / self.baud + delays + 2 * self.latency_timer + self.slack
+
+    def _collect(
+        self,
+        protocol: int,
+        what: str,
+        expected: Sequence[tuple[int, int]],
+        started: float,
+        deadline: float,
+        stale: frozenset[int],
+    ) -> dict[int, Reply]:
+        """Waits for the replies, in their order."""
+        replies: dict[int, Reply] = {}
+        waiting = list(expected)
+        # Stuffing lengthens Protocol 2 packets by a third at most.
+        longest = PROTOCOLS[protocol].status_overhead + max((n * 4 // 3 + 1 for _, n in expected), default=0)
+        decoder = Decoder((protocol,), max(longest, 32))
+        try:
+            while waiting:
+                data = self._read_until(deadline)
+                if not data:
+                    raise self._silent(what, waiting, decoder.pending, replies)
+                for event in decoder.feed(data):
+                    if isinstance(event, Junk):
+                        self.counts["junk bytes"] += len(event.raw)
+                    elif not waiting:
+                        self.counts["extra replies"] += 1
+                    else:
+                        status = self._status(what, event, waiting[0], stale)
+                        if status is not None:
+                            waiting.pop(0)
+                            at = time.monotonic()
+                            reply = Reply(status.id, protocol, status.error, status.data, started, at)
+                            replies[status.id] = reply
+        except ReplyError as error:
+            # What was damaged or refused has come; everything else may still come.
+            arrived = not isinstance(error, NoReply) and error.reason not in ("truncated", "wrong id")
+            for servo_id, length in waiting[arrived:]:
+                self._owed.setdefault(servo_id, set()).add(length)
+            self._quiet_from = max(deadline, time.monotonic()) + 2 * self.latency_timer + self.slack
+            raise
+        return replies
+
+    def _status(
+        self, what: str, event: Packet | ProtocolError, due: tuple[int, int], stale: frozenset[int]
+    ) -> Status | None:
+        """The status if it is the one that is due; None for a late one, which is thrown away."""
+        servo_id, length = due
+        try:
+            if isinstance(event, ProtocolError):
+                raise event
+            status = as_status(event)
+        except ProtocolError as error:
+            raise self._bad(what, error.kind, str(error), error.raw, servo_id) from None
+        if status.id != servo_id:
+            if status.id in self._owed:
+                self.counts["late"] += 1
+                return None
+            text = f"the answer came from id {status.id}"
+            raise self._bad(what, "wrong id", text, status.raw, servo_id)
+        if len(status.data) != length and len(status.data) in stale:
+            self.counts["late"] += 1
+            return None
+        if refusal(status.protocol, status.error) and not status.data:
+            names = ", ".join(error_names(status.protocol, status.error))
+            remedy = "Compare the value with the servo's limits and its access rules; it was not written."
+            raise Refused(f"{what}: refused ({names})", self.port, remedy, status)
+        if len(status.data) != length:
+            text = f"{len(status.data)} bytes of data instead of {length}"
+            raise self._bad(what, "length", text, status.raw, servo_id)
+        return status
+
+    def _silent(
+        self, what: str, waiting: Sequence[tuple[int, int]], pending: bytes, partial: Mapping[int, Reply]
+    ) -> ReplyError:
+        missing = [servo_id for servo_id, _ in waiting]
+        if pending:
+            return self._bad(what, "truncated", f"only {len(pending)} bytes came", pending, missing[0])
+        text = f"{what}: no answer from id {', '.join(map(str, missing))}"
+        remedy = "Check supply, cable, id and baud rate (python -m hardware_bridge doctor scans for them)."
+        error = NoReply(text, self.port, remedy, missing)
+        error.partial = dict(partial)
+        return error
+
+    def _bad(self, what: str, reason: str, text: str, raw: bytes, servo_id: int) -> BadReply:
+        remedy = (
+            "Single cases are noise and are tried again; many mean a bad cable, or two servos with one id."
+        )
+        return BadReply(f"{what}: {text}", self.port, remedy, (servo_id,), raw, reason)
+
+    # ------------------------------------------------------------ bytes
+
+    def _fd(self) -> int:
+        if self._serial is None:
+            raise PortGone("the port is closed", self.port, "Open a new link.")
+        return self._serial.fileno()
+
+    def _gone(self, error: BaseException | str) -> PortGone:
+        self.close()
+        remedy = "Check the USB cable and the adapter's supply, then open a new link by the same name."
+        return PortGone(f"the port vanished ({error})", self.port, remedy)
+
+    def _poll(self, events: int, deadline: float) -> int:
+        """Waits for a condition; what was seen, 0 at the deadline."""
+        poller = select.poll()
+        poller.register(self._fd(), events)
+        while True:
+            left = deadline - time.monotonic()
+            ready = poller.poll(max(0.0, left) * 1000)
+            if ready:
+                return ready[0][1]
+            if left <= 0:
+                return 0
+
+    def _read_until(self, deadline: float) -> bytes:
+        """Whatever comes first; empty at the deadline."""
+        try:
+            if not self._poll(select.POLLIN, deadline):
+                return b""
+            data = os.read(self._fd(), 4096)
+        except BlockingIOError:
+            return b""
+        except _PORT_ERRORS as error:
+            raise self._gone(error) from error
+        if not data:
+            raise self._gone("end of file")
+        self._received += data
+        return data
+
+    def _drain(self) -> None:
+        """Throws away, and counts, what nobody asked for."""
+        while True:
+            data = self._read_until(0.0)
+            if not data:
+                return
+            self.counts["stale bytes"] += len(data)
+
+    def _write(self, packet: bytes, what: str) -> None:
+        deadline = time.monotonic() + self.write_timeout
+        left = memoryview(packet)
+        while left:
+            try:
+                ready = self._poll(select.POLLOUT, deadline)
+                written = os.write(self._fd(), left) if ready else 0
+            except BlockingIOError:
+                continue
+            except _PORT_ERRORS as error:
+                raise self._gone(error) from error
+            if not ready:
+                self.close()
+                text = f"{what}: the line took no bytes for {self.write_timeout} s"
+                raise WriteBlocked(text, self.port, "Unplug the adapter and plug it in again.")
+            self.sent += written
+            left = left[written:]
+
+
+def _worth_repeating(protocol: int, error: ReplyError) -> bool:
+    """A refusal is an answer, unless it only says that the servo could not read us."""
+    if not isinstance(error, Refused):
+        return True
+    return bool(error.error & Error1.CHECKSUM) if protocol == 1 else error.error & 0x7F == Error2.CRC
+
+
+def _open(port: str, baud: int) -> serial.Serial:
+    try:
+        return serial.Serial(port, baud, timeout=0, write_timeout=0, exclusive=True)
+    except ValueError as error:
+        what = f"{baud} baud is not possible ({error})"
+        raise PortMissing(what, port, "Choose a rate of the servos.") from error
+    except _PORT_ERRORS as error:
+        number = getattr(error, "errno", None)
+        if number in (errno.EWOULDBLOCK, errno.EBUSY):
+            raise PortBusy(
+                "another program holds the port",
+                port,
+                "Close it: two programs would steal each other's replies.",
+            ) from error
+        remedies = {
+            errno.ENOENT: "Plug the adapter in; ls /dev/serial/by-id shows what is there.",
+            errno.EACCES: "You need the right to use it: sudo usermod -aG dialout $USER, then log in anew.",
+        }
+        remedy = remedies.get(number or 0, "Check that this is a serial port.")
+        raise PortMissing(f"cannot open the port ({error})", port, remedy) from error

@@ -1,0 +1,70 @@
+"""A servo's memory: the bytes of its control table, by name and by address."""
+
+from __future__ import annotations
+
+from hardware_bridge.servos import Register, ServoModel
+
+
+class Table:
+    """The control table of one servo. Access by name knows no rules: those are the servo's business.
+
+    Decoded values are kept beside the bytes, as a servo looks at a dozen registers every tick.
+    """
+
+    def __init__(self, model: ServoModel) -> None:
+        self.model = model
+        self.size = max(register.end for register in model.registers.values())
+        self._image = bytearray(self.size)
+        self._values: dict[str, int] = {}
+        self._touched: dict[tuple[int, int], tuple[Register, ...]] = {}
+        self.reset("eeprom")
+        self.reset("ram")
+
+    def reset(self, area: str, keep: tuple[str, ...] = ()) -> None:
+        """Puts every register of an area back to its default, except those named."""
+        for name, register in self.model.registers.items():
+            if register.area == area and name not in keep:
+                self[name] = register.default
+
+    def __getitem__(self, name: str) -> int:
+        return self._values[name]
+
+    def __setitem__(self, name: str, value: int) -> None:
+        register = self.model.register(name)
+        self._image[register.address : register.end] = register.encode(value)
+        self._values[name] = value
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def decoded(self, address: int, data: bytes) -> dict[Register, int]:
+        """What the registers that a block touches would hold once it were written."""
+        image = bytearray(self._image)
+        image[address : address + len(data)] = data
+        touched = self.touched(address, len(data))
+        return {
+            register: register.decode(bytes(image[register.address : register.end])) for register in touched
+        }
+
+    def put(self, address: int, data: bytes) -> None:
+        """Writes a block that lies inside the table."""
+        values = self.decoded(address, data)
+        self._image[address : address + len(data)] = data
+        self._values.update({register.name: value for register, value in values.items()})
+
+    def holds(self, address: int, length: int) -> bool:
+        """Whether a block lies inside the table and is not empty."""
+        return length > 0 and address >= 0 and address + length <= self.size
+
+    def read(self, address: int, length: int) -> bytes:
+        return bytes(self._image[address : address + length])
+
+    def touched(self, address: int, length: int) -> tuple[Register, ...]:
+        """The registers of which a block covers at least one byte, by address."""
+        key = (address, length)
+        if key not in self._touched:
+            inside = [
+                r for r in self.model.registers.values() if r.address < address + length and address < r.end
+            ]
+            self._touched[key] = tuple(sorted(inside, key=lambda register: register.address))
+        return self._touched[key]
