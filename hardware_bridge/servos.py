@@ -18,12 +18,19 @@ from typing import Literal
 
 RPM = math.tau / 60  # rad/s
 
-#: Protocol 1, register 4: bits per second = 2,000,000 / (code + 1), and three more that only the MX knows.
-_FAST_BAUD_1 = {250: 2_250_000, 251: 2_500_000, 252: 3_000_000}
+#: Protocol 1, register 4: bits per second = 2,000,000 / (code + 1), but for these: what the manual names where the
+#: servo's own rate is a little off, and three codes that only the MX knows.
+_NAMED_BAUD_1 = {
+    16: 115_200,
+    34: 57_600,
+    103: 19_200,
+    207: 9_600,
+    250: 2_250_000,
+    251: 2_500_000,
+    252: 3_000_000,
+}
 #: X series and MX with 2.0 firmware, register 8.
 BAUD_2 = (9_600, 57_600, 115_200, 1_000_000, 2_000_000, 3_000_000, 4_000_000, 4_500_000)
-#: What drivers ask for when they mean the servo's 115,108 or 57,143.
-_USUAL_BAUD = (9_600, 19_200, 57_600, 115_200)
 
 
 def baud_rate(protocol: int, code: int) -> int:
@@ -36,12 +43,9 @@ def baud_rate(protocol: int, code: int) -> int:
         if not 0 <= code < len(BAUD_2):
             raise ValueError(f"baud code {code} is not in 0..{len(BAUD_2) - 1} (Protocol 2)")
         return BAUD_2[code]
-    if code in _FAST_BAUD_1:
-        return _FAST_BAUD_1[code]
-    if not 0 < code <= 249:
+    if not 0 < code <= 252:
         raise ValueError(f"baud code {code} is not in 1..252 (Protocol 1)")
-    exact = 2_000_000 / (code + 1)
-    return next((usual for usual in _USUAL_BAUD if abs(exact - usual) < 0.03 * usual), round(exact))
+    return _NAMED_BAUD_1.get(code, round(2_000_000 / (code + 1)))
 
 
 def baud_code(protocol: int, rate: int) -> int:

@@ -235,7 +235,7 @@ class Line:
         """Lockstep: lets ``dt`` seconds pass for servos and mechanics, once the driver's bytes are obeyed.
 
         A write that nobody answers (sync write) may still be on its way when the driver goes on;
-        ``after_bytes``, the number of bytes the driver has sent in all (``Link.sent``), makes the order certain.
+        ``after_bytes``, how many the driver has sent in all (``Link.sent``), makes the order certain.
 
         Raises:
             RuntimeError: if the clock is not lockstep.
