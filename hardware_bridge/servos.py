@@ -18,8 +18,8 @@ from typing import Literal
 
 RPM = math.tau / 60  # rad/s
 
-#: Protocol 1, register 4: bits per second = 2,000,000 / (code + 1), but for these: what the manual names where the
-#: servo's own rate is a little off, and three codes that only the MX knows.
+#: Protocol 1, register 4: bits per second = 2,000,000 / (code + 1), but for these: what drivers name where
+#: the servo's own rate is a little off, and three codes that only the MX knows.
 _NAMED_BAUD_1 = {
     16: 115_200,
     34: 57_600,
@@ -343,7 +343,7 @@ class ServoModel:
     name: str
     number: int
     protocol: Literal[1, 2]
-    registers: ControlTable = field(repr=False)
+    registers: ControlTable = field(repr=False, compare=False)
     motor: Motor = field(repr=False)
     rad_per_tick: float
     max_tick: int  # of one turn, or of the range an AX can measure

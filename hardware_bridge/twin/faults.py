@@ -30,10 +30,10 @@ Damage = Callable[[Reply, np.random.Generator], Pieces]
 
 
 def flip(bit: int | None = None) -> Damage:
-    """Inverts one bit, counted from the first byte's lowest; None: any."""
+    """Inverts one bit, counted from the first byte's lowest, or from the end if negative; None: any."""
 
     def damage(reply: Reply, rng: np.random.Generator) -> Pieces:
-        chosen = int(rng.integers(8 * len(reply.raw))) if bit is None else bit
+        chosen = int(rng.integers(8 * len(reply.raw))) if bit is None else bit % (8 * len(reply.raw))
         raw = bytearray(reply.raw)
         raw[chosen // 8] ^= 1 << chosen % 8
         return [(0.0, bytes(raw))]
@@ -42,7 +42,7 @@ def flip(bit: int | None = None) -> Damage:
 
 
 def drop(index: int | None = None) -> Damage:
-    """Loses one byte; None: any."""
+    """Loses one byte, counted from the end if negative; None: any."""
 
     def damage(reply: Reply, rng: np.random.Generator) -> Pieces:
         chosen = int(rng.integers(len(reply.raw))) if index is None else index % len(reply.raw)

@@ -145,6 +145,7 @@ class Servo(ABC):
         self._pending: tuple[int, bytes] | None = None
         self._word = PROTOCOLS[model.protocol].word
         self.power_up()
+        self._boot_until = 0.0  # it has been on for a while
 
     # ------------------------------------------------------------ what the line asks
 
@@ -322,7 +323,7 @@ class Servo(ABC):
     def power_up(self) -> None:
         """Supply comes back, or a reboot: RAM forgets, torque is off, the goal is where it stands."""
         self.powered = True
-        self._boot_until = self.now + (self.nature.boot_time if self.now else 0.0)
+        self._boot_until = self.now + self.nature.boot_time
         self._pending = None
         self._stalled = 0.0
         self.table.reset("ram")
