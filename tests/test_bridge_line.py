@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 from dynamixel_sdk import port_handler
 
-from hardware_bridge.link import (
+from hardware_bridge.errors import (
     BadReply,
-    Link,
     NoReply,
     PortBusy,
     PortGone,
@@ -27,6 +26,7 @@ from hardware_bridge.link import (
     Refused,
     WriteBlocked,
 )
+from hardware_bridge.link import Link
 from hardware_bridge.protocol import PROTOCOL_1, Decoder, Instruction, as_status
 from hardware_bridge.servos import AX_12, MX_28, MX_28_2, PROFILES, WIDOWX_MK2, WX200, XM430_W350
 from hardware_bridge.twin import faults
@@ -36,8 +36,9 @@ from hardware_bridge.twin.joint import BenchJoint, Shaft
 from hardware_bridge.twin.line import Line, terminal_baud
 from hardware_bridge.twin.servo1 import Servo1
 
-#: For the wall's clock on a busy machine (s).
-SLACK = 0.05
+#: Added to deadlines, for a busy machine (s): where every reply comes, and where some do not and are waited
+#: for.
+PATIENT, BRIEF = 2.0, 0.1
 
 both = pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)
 
@@ -64,7 +65,7 @@ def connect():
     """Opens links that are closed after the test."""
     links = []
 
-    def build(line, baud=1_000_000, slack=SLACK, **keywords):
+    def build(line, baud=1_000_000, slack=PATIENT, **keywords):
         links.append(Link(line.port, baud, slack=slack, **keywords))
         return links[-1]
 
@@ -343,7 +344,7 @@ HARMLESS = {
 def test_one_bad_reply_is_named_counted_and_asked_again(profile, name, start, connect):
     damage, reason = ONE_BAD_REPLY[name]
     line, axis = start(profile), profile.joints[0]
-    link = connect(line)
+    link = connect(line, slack=BRIEF, retries=1)
     address, length = axis.model.span("present_position", "present_position")
     fault = line.wire.add(WireFault(damage, servo_id=axis.id))
     assert link.read(axis.protocol, axis.id, address, length).data[:2] == POSITION
@@ -370,7 +371,7 @@ def test_what_surrounds_a_sound_reply_is_skipped(name, start, connect):
 
 def test_random_flips_never_yield_a_wrong_value(start, connect):
     line = start(seed=1)
-    link = connect(line, slack=0.02, retries=10)
+    link = connect(line, slack=0.05, retries=20)
     fault = line.wire.add(WireFault(faults.flip(), count=None, probability=0.1))
     for _ in range(150):
         assert link.read(1, 1, 36, 8).data[:2] == POSITION
@@ -381,7 +382,7 @@ def test_random_flips_never_yield_a_wrong_value(start, connect):
 def test_a_late_reply_is_never_the_answer_to_the_next_question(late, start, connect):
     """Facts 3.3.7: the SDK takes it. Here 1111 is long past when it arrives."""
     line = start()
-    link = connect(line, retries=0)
+    link = connect(line, slack=0.05, retries=0)
     with line.lock:
         line.servo(1).sense = lambda raw: 1111
     line.wire.add(WireFault(faults.delay(late)))
@@ -401,8 +402,8 @@ def test_a_late_reply_is_never_the_answer_to_the_next_question(late, start, conn
 
 def test_a_late_reply_does_not_disturb_other_servos(start, connect):
     line = start()
-    link = connect(line, retries=0)
-    line.wire.add(WireFault(faults.delay(0.08), servo_id=1))
+    link = connect(line, slack=0.3, retries=0)
+    line.wire.add(WireFault(faults.delay(0.4), servo_id=1))
     with pytest.raises(NoReply):
         link.read(1, 1, 36, 2)
     assert link.read(1, 2, 36, 2).data == POSITION
@@ -412,7 +413,7 @@ def test_a_late_reply_does_not_disturb_other_servos(start, connect):
 
 def test_one_dead_servo_silences_the_chain_behind_it(start, connect):
     line = start()
-    link = connect(line)
+    link = connect(line, slack=BRIEF)
     with line.lock:
         line.servo(2).mute = True
     with pytest.raises(NoReply) as caught:
@@ -431,7 +432,7 @@ def test_one_dead_servo_silences_the_chain_behind_it(start, connect):
 
 def test_an_ax_breaks_a_bulk_read(start, connect):
     with pytest.raises(NoReply) as caught:
-        connect(start()).bulk_read(1, [(1, 36, 8), (5, 36, 8), (2, 36, 8)])
+        connect(start(), slack=BRIEF).bulk_read(1, [(1, 36, 8), (5, 36, 8), (2, 36, 8)])
     assert caught.value.ids == (5, 2)
 
 
@@ -491,13 +492,13 @@ def test_a_servo_says_when_it_could_not_read_us(start):
 
 def test_a_factory_fresh_arm_does_not_share_a_rate(start, connect):
     line = start(factory=True)
-    slow = connect(line, 57_600, slack=0.03)
+    slow = connect(line, 57_600, slack=BRIEF)
     assert list(slow.scan(1, range(1, 10))) == [1, 2, 3, 4, 7, 8]
     slow.close()
-    fast = connect(line, 1_000_000, slack=0.03)
+    fast = connect(line, 1_000_000, slack=BRIEF)
     assert list(fast.scan(1, range(1, 10))) == [5, 6]
     fast.close()
-    slow = connect(line, 57_600, retries=0)
+    slow = connect(line, 57_600, slack=0.3, retries=0)
     slow.write_registers(WIDOWX_MK2.joints[0].servo, baud_rate=1)
     with pytest.raises(NoReply):
         slow.ping(1, 1)
@@ -637,7 +638,7 @@ def test_a_closed_line_leaves_nothing_behind(start):
 
 def test_a_failure_of_the_serving_thread_is_not_swallowed(start, connect):
     line = start()
-    link = connect(line, retries=0)
+    link = connect(line, slack=BRIEF, retries=0)
     with line.lock:
         line.servo(1).answer_read = None
         line.servo(1).execute = None
@@ -650,7 +651,7 @@ def test_a_failure_of_the_serving_thread_is_not_swallowed(start, connect):
 
 def test_wire_faults_choose_their_replies(start, connect):
     line = start()
-    link = connect(line, retries=0)
+    link = connect(line, slack=0.3, retries=0)
     fault = line.wire.add(
         WireFault(faults.silence(), servo_id=2, instruction=Instruction.READ, skip=1, count=1)
     )

@@ -397,10 +397,10 @@ def test_factory_reset_forgets_everything():
 
 def test_protocol_2_moves_with_profile_and_locks_its_eeprom():
     rig = Rig(XM430_W350)
+    assert rig.set(operating_mode=EXTENDED) == 0 and rig.set(operating_mode=3) == 0
     assert rig.set(goal_position=3000) == 0
     rig.run(0.2)
     assert rig.joint.position == 0, "torque is off"
-    assert rig.set(operating_mode=EXTENDED) == 0 and rig.set(operating_mode=3) == 0
     assert rig.set(torque_enable=1) == 0
     assert rig.get("goal_position") == 2048, "enabling torque never jumps to an old goal"
     assert rig.set(max_position_limit=3000) == Error2.ACCESS and rig.set(present_position=0) == Error2.ACCESS
@@ -505,6 +505,8 @@ def test_a_shadow_pushes_the_same_way_as_its_leader():
         servos[servo_id].write(*XM430_W350.pack({"torque_enable": 1}))
         servos[servo_id].write(*XM430_W350.pack({"goal_position": 2300}))
         servos[servo_id].advance(2e-3)
+    assert servos[3].table["drive_mode"] == 1 and servos[3].second_id == 2
+    assert servos[3].shaft.angle == -servos[2].shaft.angle, "mounted face to face"
     joint = world.joint("shoulder")
     assert joint.force(2) == pytest.approx(joint.force(3)) and joint.force(2) > 0
 
