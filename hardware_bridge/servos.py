@@ -467,7 +467,7 @@ def _x_motor(
 
 # MX-64: identified (BAM, model M1: kt 1.622 Nm/A, R 3.95 ohm). The others: the same law with the stall torque
 # and speed of their data sheets; their armature and friction are our estimates.
-MX_28 = _mx("MX-28", 29, _MX_1, 55, Motor(2.5, 1.4, 0.434, 0.158, 0.004, 0.05, 0.006, duty_limit=0.9625))
+MX_28 = _mx("MX-28", 29, _MX_1, 55, Motor(2.5, 1.4, 0.434, 0.158, 0.004, 0.045, 0.0, duty_limit=0.9625))
 MX_64 = _mx(
     "MX-64", 310, _MX64_1, 63,
     Motor(12 * 1.622 / 3.95, 12 / 3.95, 1.622**2 / 3.95, 0.158, 0.01195, 0.09, 0.0117, duty_limit=0.9625),
@@ -480,7 +480,7 @@ AX_12 = ServoModel(
         temperature_limit=70, max_voltage_limit=140, punch=32,
     ),
     # Full torque at an error of `slope` ticks (default 32 = 0.164 rad): the gain is duty per rad at slope 1.
-    Motor(1.5, 1.5, 1.5 / (59 * RPM), 1 / _AX_UNIT, 0.002, 0.03, 0.003),
+    Motor(1.5, 1.5, 1.5 / (59 * RPM), 1 / _AX_UNIT, 0.003, 0.025, 0.0),
     _AX_UNIT, 1023, 512, 59 * RPM, 70, bulk_read=False, measured_range=math.radians(300),
 )  # fmt: skip
 XM430_W350 = _x("XM430-W350", 1020, 46, _x_motor(4.1, 2.3, 46, 0.008, 0.08))

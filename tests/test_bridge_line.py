@@ -378,6 +378,33 @@ def test_random_flips_never_yield_a_wrong_value(start, connect):
     assert fault.hits >= 5 and link.counts["retries"] >= 5
 
 
+@both
+def test_under_all_damage_at_once_no_value_is_ever_wrong_or_old(profile, start, connect):
+    """Every reading has its own truth, so that whatever is left over from another shows."""
+    rng = np.random.default_rng(5)
+    line, truth = start(profile, seed=5), [0]
+    link = connect(line, slack=0.01)
+    with line.lock:
+        for servo in line.servos:
+            servo.sense = lambda raw: truth[0]
+    kinds = [faults.flip(), faults.drop(), faults.truncate(4), faults.duplicate(), faults.noise(9)]
+    kinds += [faults.silence(), faults.wrong_id(3), faults.bare(), faults.delay(0.02), faults.delay(0.05)]
+    axes = [axis for axis in profile if not axis.drive_mode]
+    read = 0
+    for step in range(120):
+        line.wire.clear()
+        for kind in rng.choice(len(kinds), 2, replace=False):
+            line.wire.add(WireFault(kinds[kind], probability=0.5, skip=int(rng.integers(3))))
+        truth[0] = 100 + 7 * step
+        try:
+            values, _ = link.read_registers(axes[rng.integers(len(axes))].servo, "present_position")
+        except (NoReply, BadReply):
+            continue
+        assert values == {"present_position": truth[0]}
+        read += 1
+    assert read > 60 and link.counts["retries"] > 20
+
+
 @pytest.mark.parametrize("late", [0.07, 0.13, 0.4])
 def test_a_late_reply_is_never_the_answer_to_the_next_question(late, start, connect):
     """Facts 3.3.7: the SDK takes it. Here 1111 is long past when it arrives."""

@@ -28,6 +28,7 @@ from hardware_bridge.twin.joint import BenchJoint, Drive, Shaft
 from hardware_bridge.twin.servo import Nature
 from hardware_bridge.twin.servo1 import Servo1
 from hardware_bridge.twin.servo2 import EXTENDED, PWM, VELOCITY, Servo2
+from meld_envs.robots import widowx
 
 AXES = [(profile, axis) for profile in PROFILES.values() for axis in profile]
 axes = pytest.mark.parametrize(
@@ -156,6 +157,21 @@ def test_what_a_servo_cannot_hold_is_refused(call, error):
         call()
 
 
+def test_the_simulated_mark_ii_and_the_one_on_the_bus_are_one_arm():
+    """The same facts stand in two tables, for packages that may not need each other."""
+    for axis, joint in zip(WIDOWX_MK2.joints, widowx.JOINTS, strict=True):
+        assert (axis.name, axis.id, axis.sign) == (joint.name, joint.servo, joint.sign)
+        assert (axis.lower, axis.upper, axis.max_speed) == (*joint.limits, joint.speed)
+        assert joint.motor.startswith(axis.model.name)
+        simulated, motor = widowx.MOTORS[joint.motor], axis.model.motor
+        gain = 1 / 32 if axis.model is AX_12 else 32
+        assert simulated.stiffness == pytest.approx(motor.stall * motor.gain * gain, rel=0.03)
+        assert simulated.damping == pytest.approx(motor.damping + motor.viscous, rel=0.02)
+        assert simulated.stall == pytest.approx(motor.stall, rel=0.01)
+        assert (simulated.armature, simulated.friction) == (motor.armature, motor.coulomb)
+    assert widowx.JOINTS[0].origin[2] == WIDOWX_MK2.base_height and WIDOWX_MK2.max_torque == widowx.DUTY
+
+
 # ---------------------------------------------------------------- an emulated servo on a bench
 
 
@@ -199,6 +215,21 @@ def test_goal_and_speed_are_obeyed():
     rig.set(goal_position=2048, moving_speed=84)
     rig.run(0.5)
     assert rig.get("present_speed") < -70, "clockwise has bit 10 set and is negative here"
+
+
+def test_goals_a_short_way_ahead_are_a_dead_mans_switch():
+    """Joint mode at 0.5 rad/s, goals up to 150 ms ahead; then the host dies."""
+    rig, speed = Rig(), 42 * MX_64.register("moving_speed").unit
+    for step in range(20):
+        goal = round(2048 + speed * (0.05 * step + 0.15) / MX_64.rad_per_tick)
+        rig.set(goal_position=goal, moving_speed=42)
+        rig.run(0.05)
+    died = rig.joint.position
+    assert rig.joint.velocity == pytest.approx(speed, abs=0.02)
+    rig.run(0.25)
+    assert abs(rig.joint.velocity) < 0.01
+    rig.run(1.0)
+    assert 0.04 < rig.joint.position - died <= 0.075
 
 
 def test_moving_speed_zero_is_full_speed():

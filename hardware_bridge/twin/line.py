@@ -244,6 +244,8 @@ class Line:
         if self.clock != "lockstep":
             raise RuntimeError("advance is for lockstep lines; a real line's time passes by itself")
         with self._arrived:
+            if self._failure is not None:
+                raise RuntimeError("the thread that served the line failed") from self._failure
             self._take_input()
             if after_bytes is not None and not self._arrived.wait_for(
                 lambda: self.received >= after_bytes, timeout
