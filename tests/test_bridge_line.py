@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -652,6 +654,41 @@ def test_replies_take_the_time_of_wire_servo_and_adapter(baud, latency, start, c
     least = (8 + 14) * 10 / baud + 500e-6 + latency
     assert min(times) >= least
     assert link.reply_time(1, 8, [(servo_id, 8)]) == pytest.approx(least + latency + 0.5, abs=1e-4)
+
+
+SERVER = """
+import signal, sys
+from hardware_bridge.servos import WIDOWX_MK2
+from hardware_bridge.twin.build import bench, emulate
+from hardware_bridge.twin.line import Line
+
+world = bench(WIDOWX_MK2)
+line = Line(emulate(WIDOWX_MK2, world), world, link_path=sys.argv[1])
+signal.signal(signal.SIGTERM, lambda number, frame: line.stop())
+line.serve_forever()
+"""
+
+
+def test_a_line_may_have_a_process_of_its_own(tmp_path, root):
+    port = tmp_path / "ttyTWIN"
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen([sys.executable, "-c", SERVER, str(port)], env=environment) as server:
+        try:
+            patience = time.monotonic() + 60
+            while not port.is_symlink() and server.poll() is None and time.monotonic() < patience:
+                time.sleep(0.02)
+            with Link(port, slack=PATIENT) as link:
+                link.write_registers(WIDOWX_MK2.joints[0].servo, goal_position=2400, moving_speed=84)
+                time.sleep(0.3)
+                values, _ = link.read_registers(WIDOWX_MK2.joints[0].servo, "present_position")
+                assert values["present_position"] > 2060
+                server.terminate()
+                assert server.wait(30) == 0
+                with pytest.raises(PortGone):
+                    link.ping(1, 1)
+        finally:
+            server.kill()
+    assert not os.path.lexists(port)
 
 
 def test_a_closed_line_leaves_nothing_behind(start):

@@ -191,11 +191,18 @@ class Line:
         return self
 
     def serve_forever(self) -> None:
-        """The same in the calling thread, until ``close`` is called (from a signal handler, for example)."""
+        """The same in the calling thread, for a process of its own, until ``stop``; then closes."""
         self.replug()
         self._origin = time.monotonic() - self.now
-        self._stop = False
-        self._serve()
+        try:
+            self._serve()
+        finally:
+            self.close()
+
+    def stop(self) -> None:
+        """Ends ``serve_forever``; may be called from a signal handler."""
+        self._stop = True
+        self._wake()
 
     def close(self) -> None:
         """Stops serving; the terminal and the link are gone.
@@ -203,8 +210,7 @@ class Line:
         Raises:
             RuntimeError: if the serving thread had died, with its reason as the cause.
         """
-        self._stop = True
-        self._wake()
+        self.stop()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -303,7 +309,8 @@ class Line:
         if sleep is not None and sleep < 1e-3:  # finer than poll can wait
             time.sleep(sleep)
             sleep = 0.0
-        for fd, _ in poller.poll(None if sleep is None else sleep * 1000):
+        # Rounded down: what is left of the last millisecond is slept off in the next round.
+        for fd, _ in poller.poll(None if sleep is None else int(sleep * 1000)):
             if fd == self._wake_read:
                 os.read(self._wake_read, 4096)
 
