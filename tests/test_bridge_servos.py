@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 
-from hardware_bridge.protocol import BROADCAST, PROTOCOLS, Decoder, Error1, Error2
+from hardware_bridge.protocol import BROADCAST, PROTOCOLS, Decoder, Error1, Error2, Instruction
 from hardware_bridge.servos import (
     AX_12,
     MODELS,
@@ -229,7 +230,7 @@ def test_goal_and_speed_are_obeyed():
     ],
 )
 def test_goals_a_short_way_ahead_are_a_dead_mans_switch(model, ahead, rest, travel):
-    """Joint mode at 0.5 rad/s, goals set at 50 Hz; then the host dies. The table of docs/hardware_protocol.md."""
+    """Joint mode at 0.5 rad/s, goals at 50 Hz; then the host dies. The table of docs/hardware_protocol.md."""
     rig, speed = Rig(model), 42 * model.register("moving_speed").unit
     for step in range(60):
         rig.run(0.02)
@@ -571,3 +572,32 @@ def test_goals_may_or_may_not_switch_torque_on():
     shy = Rig(nature=Nature(goal_enables_torque=False))
     shy.set(goal_position=2100)
     assert shy.get("torque_enable") == 0
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)
+def test_no_packet_whatever_breaks_a_servo(profile):
+    rng = np.random.default_rng(11)
+    world = bench(profile)
+    servos = emulate(profile, world)
+    for step in range(900):
+        servo = servos[rng.integers(len(servos))]
+        word = PROTOCOLS[servo.protocol]
+        target = int(rng.choice([servo.id, servo.id, BROADCAST]))
+        if rng.random() < 0.6:
+            register = list(servo.model.registers.values())[rng.integers(len(servo.model.registers))]
+            value = int(rng.choice([0, 1, register.low, register.high, register.default]))
+            raw = word.write(target, register.address, register.encode(value))
+        else:
+            code = rng.choice([c for c in word.instructions if c != Instruction.STATUS])
+            raw = word.instruction(target, Instruction(int(code)), rng.bytes(int(rng.integers(16))))
+        (packet,) = Decoder().feed(raw)
+        servo.execute(packet)
+        for other in servos:
+            other.advance(2e-3)
+        world.step(2e-3)
+        if step % 100 == 0:
+            for other in servos:
+                other.power_up()
+    for servo in servos:
+        servo.refresh()
+        assert math.isfinite(servo.shaft.angle) and math.isfinite(servo.shaft.torque)
