@@ -13,67 +13,15 @@ pytest.importorskip("stable_baselines3")
 
 import meld_envs
 from benchmarks.evaluate import run_trials
+from benchmarks.plan import load_preset
 from meld_agents.registry import BUILT_IN, find_agent
 from meld_envs.env import load_family
 from meld_envs.families.sawyer import SawyerFamily
 
 AGENTS = [*BUILT_IN, "sb3:SAC", "sb3:PPO"]
 
-STATES = {"obs_type": "state"}
-PIXELS = {"obs_type": "pixels", "image_size": 32}
-
-#: What agents need of an environment, beside what ``make_vec`` below gives to all.
-MAKE = {
-    "meld": PIXELS,
-    "slac": PIXELS,
-    "rl2": PIXELS,
-    "pearl": {**STATES, "episodes_per_trial": 2},
-    "explorer": {**STATES, "reward_type": "sparse"},
-}
-
-LATENT_MODEL = {
-    "base": "small",
-    "hidden": 8,
-    "z1_size": 2,
-    "z2_size": 3,
-    "filters": [2, 2, 4, 4],
-    "feature_size": 4,
-    "autoencoder_updates": 1,
-    "warmup_updates": 1,
-    "warmup_trials_per_task": 1,
-    "collect_tasks": 2,
-    "updates_per_round": 1,
-    "trials_per_update": 2,
-    "actor_hidden": [8],
-    "actor_batch": 4,
-}
-#: As tiny as can be, of every agent that learns.
-SETTINGS = {
-    "meld": LATENT_MODEL,
-    "slac": LATENT_MODEL,
-    "pearl": {
-        "encoder_hidden": [8],
-        "hidden": [8],
-        "latent_size": 2,
-        "context_batch": 4,
-        "batch": 4,
-        "tasks_per_update": 2,
-        "warmup_trials_per_task": 1,
-        "collect_tasks": 2,
-        "updates_per_round": 1,
-        "exploration_episodes": 1,
-    },
-    "rl2": {"trials": 2, "lstm_size": 4, "filters": [2, 2, 4, 4], "feature_size": 4, "epochs": 1},
-    "sb3:SAC": {
-        "policy_kwargs": {"net_arch": [8]},
-        "trials": 2,
-        "learning_starts": 5,
-        "batch_size": 4,
-        "buffer_size": 100,
-        "gradient_steps": 1,
-    },
-    "sb3:PPO": {"policy_kwargs": {"net_arch": [8]}, "trials": 2, "n_epochs": 1},
-}
+#: Of every agent that learns: those of the debug preset.
+SETTINGS = load_preset("debug")["settings"]
 
 #: Slices of training within which an agent's warm-up must end and its updates begin.
 MOST_SLICES = 12
@@ -85,6 +33,15 @@ def applies(agent, env_id):
 
 
 PAIRS = [(a, e) for a, e in itertools.product(AGENTS, meld_envs.FAMILIES) if applies(a, e)]
+
+
+def make_of(agent, family):
+    """What an agent needs of an environment, beside what all are given."""
+    seen = {"obs_type": "state"}
+    if agent in ("meld", "slac", "rl2") or (agent == "pearl" and family.default_obs_type == "pixels"):
+        seen = {"obs_type": "pixels", "image_size": 32}
+    more = {"pearl": {"episodes_per_trial": 2}, "explorer": {"reward_type": "sparse"}}
+    return {**seen, **more.get(agent, {})}
 
 
 def train(agent):
@@ -104,14 +61,14 @@ def test_it_learns_is_tested_and_resumes(name, env_id, make_vec, tmp_path):
     if isinstance(family, SawyerFamily) and name in ("expert", "explorer"):
         pytest.importorskip("dm_control")
     tasks = {"num_train_tasks": 2, "num_test_tasks": 2}
-    keywords = {**tasks, "episode_steps": 4, "num_threads": 1, **STATES, **MAKE.get(name, {})}
+    keywords = {**tasks, "episode_steps": 4, "num_threads": 1, **make_of(name, family)}
 
     def make_env(num_envs, **more):
         return make_vec(env_id, num_envs, **keywords, **more)
 
     agent_class = find_agent(name)
     learns = getattr(agent_class, "learns", True)
-    assert learns == (name in SETTINGS), "every agent that learns has tiny settings in the table above"
+    assert learns == (name in SETTINGS), "every agent that learns has settings in the debug preset"
     settings = yaml.safe_load(yaml.safe_dump(agent_class.resolve(SETTINGS.get(name, {}))))
 
     def build(seed):
