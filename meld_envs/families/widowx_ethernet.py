@@ -275,16 +275,6 @@ def _start() -> tuple[np.ndarray, np.ndarray]:
 # The scene ------------------------------------------------------------------------------------------
 
 
-#: Hard plastic: with steps of 2.5 ms, contacts as stiff as may be; its numbers hold, not the other body's.
-SOLID = {
-    **widowx.SURROUNDINGS,
-    "priority": 1,
-    "friction": [0.3, 0.005, 0.0001],
-    "solref": [0.005, 1.0],
-    "solimp": [0.97, 0.995, 0.001, 0.5, 2.0],
-}
-
-
 def build_spec() -> mujoco.MjSpec:
     """The table with arm and switch, before compilation; also what emulated servos move."""
     spec = mujoco.MjSpec.from_file(str(ASSETS / "widowx_ethernet.xml"))
@@ -303,7 +293,7 @@ def _add_switch(body: mujoco.MjsBody) -> None:
         size=(0.03, 0.004, 0.0),
         pos=(0.0, 0.0, 0.012),
         material="rig",
-        **SOLID,
+        **widowx.SURROUNDINGS,
     )
     height = (floor - 0.016) / 2.0
     body.add_geom(
@@ -312,7 +302,7 @@ def _add_switch(body: mujoco.MjsBody) -> None:
         size=(HALF_FACE[0], HALF_FACE[1], height),
         pos=(0.0, 0.0, floor - height),
         material="housing",
-        **SOLID,
+        **widowx.SURROUNDINGS,
     )
     for port, y in enumerate(PORT_Y):
         body.add_geom(
@@ -343,7 +333,9 @@ def _add_wall(
     along_x = half[0] > half[1]
     slope = RIB / np.sqrt(2.0)
     eighth = np.pi / 8.0
-    body.add_geom(name=name, type=box, size=(*half, DEPTH / 2.0), pos=place, material="face", **SOLID)
+    body.add_geom(
+        name=name, type=box, size=(*half, DEPTH / 2.0), pos=place, material="face", **widowx.SURROUNDINGS
+    )
     body.add_geom(
         name=f"{name}_roof",
         type=box,
@@ -353,5 +345,5 @@ def _add_wall(
         if along_x
         else (np.cos(eighth), 0.0, np.sin(eighth), 0.0),
         material="face",
-        **SOLID,
+        **widowx.SURROUNDINGS,
     )

@@ -9,7 +9,7 @@ velocities into the servos' goals is one function: a driver of the real arm can 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -259,9 +259,17 @@ MATERIALS = {
     "widowx_plug": (0.98, 0.84, 0.12, 1.0),
 }
 
-#: The arm touches what stands around it, never itself: links overlap at the joints.
-ARM = {"contype": 1, "conaffinity": 0}
-SURROUNDINGS = {"contype": 0, "conaffinity": 1}
+#: The arm touches what stands around it, its base included; its links overlap, and do not touch each other.
+ARM: dict[str, Any] = {"contype": 1, "conaffinity": 0}
+#: Hard plastic, as stiff as steps of 2.5 ms allow; in contacts its numbers hold, not the arm's.
+SURROUNDINGS: dict[str, Any] = {
+    "contype": 0,
+    "conaffinity": 1,
+    "priority": 1,
+    "friction": [0.3, 0.005, 0.0001],
+    "solref": [0.005, 1.0],
+    "solimp": [0.97, 0.995, 0.001, 0.5, 2.0],
+}
 
 # The camera beside the gripper, in the rail's frame: where it sits, m, and how it leans to the plug, rad.
 WRIST_CAMERA, WRIST_LEAN, WRIST_FIELD = (-0.065, 0.0, -0.01), 0.45, 60.0  # field of view: degrees
@@ -278,7 +286,8 @@ def add_arm(spec: mujoco.MjSpec) -> None:
     for name, rgba in MATERIALS.items():
         spec.add_material(name=name, rgba=rgba, specular=0.2)
     link = spec.worldbody.add_body(name="base")
-    _add_shapes(link, "base")
+    _add_shapes(link, "base", SURROUNDINGS)
+    spec.add_exclude(bodyname1="base", bodyname2=JOINTS[0].link)  # the one stands on the other
     for joint in JOINTS:
         link = _add_link(spec, link, joint)
     _add_hand(link)
@@ -323,7 +332,6 @@ def _add_hand(wrist: mujoco.MjsBody) -> None:
         size=PLUG_SIZE,
         pos=(0.0, 0.0, back + PLUG_SIZE[2]),
         material="widowx_plug",
-        friction=[0.3, 0.005, 0.0001],
         **ARM,
     )
     look = {"contype": 0, "conaffinity": 0, "material": "widowx_plug", "group": 2}
@@ -343,7 +351,7 @@ def _weigh(body: mujoco.MjsBody, mass: float, centre: Sequence[float], inertia: 
     body.mass, body.ipos, body.inertia = mass, centre, inertia
 
 
-def _add_shapes(body: mujoco.MjsBody, link: str) -> None:
+def _add_shapes(body: mujoco.MjsBody, link: str, touches: dict[str, Any] = ARM) -> None:
     for part, shape in enumerate(SHAPES[link]):
         body.add_geom(
             name=f"{link}_{part}",
@@ -352,5 +360,5 @@ def _add_shapes(body: mujoco.MjsBody, link: str) -> None:
             pos=shape.centre,
             material=shape.material,
             mass=0.0,
-            **ARM,
+            **touches,
         )
