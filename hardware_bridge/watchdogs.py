@@ -1,0 +1,241 @@
+"""Watchdogs: small state machines that look at times and readings and say what is wrong now.
+
+None has a clock: time (monotonic, s) is passed in. Each ``check`` returns the conditions that hold; what
+follows from them is decided in one place, the book of faults.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hardware_bridge.faults import Condition
+from hardware_bridge.safety_settings import SafetySettings
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the joints measured.
+
+    Args:
+        at: when, monotonic (s): the capture, not the arrival.
+        position: ``(joints,)`` rad.
+        velocity: ``(joints,)`` rad/s.
+        load: ``(joints,)`` signed fraction of stall torque, or NaN where a servo does not tell.
+        voltage: ``(joints,)`` V, or NaN.
+        temperature: ``(joints,)`` °C, or NaN.
+        torque_on: ``(joints,)`` bool, as read back; None if it was not read.
+    """
+
+    at: float
+    position: np.ndarray
+    velocity: np.ndarray
+    load: np.ndarray = field(default_factory=lambda: np.array(math.nan))
+    voltage: np.ndarray = field(default_factory=lambda: np.array(math.nan))
+    temperature: np.ndarray = field(default_factory=lambda: np.array(math.nan))
+    torque_on: np.ndarray | None = None
+
+
+class DeadlineState(enum.Enum):
+    """OFF: nothing is expected. WAITING: fed in time so far. EXPIRED: it was not."""
+
+    OFF = "off"
+    WAITING = "waiting"
+    EXPIRED = "expired"
+
+
+class Deadline:
+    """Something must come again and again, each within ``limit`` s of the one before."""
+
+    def __init__(self, kind: str, where: str, limit: float) -> None:
+        self.kind, self.where, self.limit = kind, where, limit
+        self.state = DeadlineState.OFF
+        self.fed = math.nan
+
+    def feed(self, at: float) -> None:
+        """It came, or was captured, at that time; feeding an older time changes nothing."""
+        if self.state is DeadlineState.OFF or at > self.fed:
+            self.fed = at
+        self.state = DeadlineState.WAITING
+
+    def stop(self) -> None:
+        """Nothing is expected any more."""
+        self.state, self.fed = DeadlineState.OFF, math.nan
+
+    def age(self, now: float) -> float:
+        """Since it came last (s); 0 if nothing is expected."""
+        return 0.0 if self.state is DeadlineState.OFF else now - self.fed
+
+    def check(self, now: float) -> Iterator[Condition]:
+        """Expires, and says so for as long as nothing comes."""
+        # A tolerance far below any tick: a sum of ticks is not exact.
+        if self.state is not DeadlineState.OFF and self.age(now) > self.limit + 1e-9:
+            self.state = DeadlineState.EXPIRED
+            ago, limit = 1000 * self.age(now), 1000 * self.limit
+            yield Condition(
+                self.kind, self.where, f"the last is {ago:.0f} ms old, {limit:.0f} ms are allowed"
+            )
+
+
+class Lasting:
+    """For how long something has been true of each joint, without a break."""
+
+    def __init__(self, joints: int) -> None:
+        self._since = np.full(joints, np.nan)
+
+    def update(self, true: np.ndarray, now: float) -> np.ndarray:
+        """``(joints,)`` s; −1 where it is not true."""
+        self._since = np.where(true, np.where(np.isnan(self._since), now, self._since), np.nan)
+        return np.where(true, now - self._since, -1.0)
+
+
+class Plausibility:
+    """Keeps readings out that cannot be: not finite, of another shape, from the past, or a jump.
+
+    Protocol 1's checksum lets two errors that cancel pass, and an AX-12 reads nonsense in its dead zone.
+    """
+
+    def __init__(self, settings: SafetySettings, names: Sequence[str], speed: np.ndarray) -> None:
+        self._settings, self._names, self._speed = settings, tuple(names), speed
+        self.last: Reading | None = None
+        self.rejected = 0  # in a row
+
+    def accept(self, reading: Reading, now: float) -> Condition | None:
+        """None if the reading may be used, and it becomes the last one; else why not."""
+        problem = self._problem(reading, now)
+        if problem is None:
+            # A copy: the driver may fill the same array again.
+            self.last = replace(reading, position=np.array(reading.position, dtype=np.float64))
+            self.rejected = 0
+            return None
+        self.rejected += 1
+        kind = "encoder jump" if self.rejected >= self._settings.bad_readings else "reading implausible"
+        return Condition(kind, *problem)
+
+    def _problem(self, reading: Reading, now: float) -> tuple[str, str] | None:
+        shape = (len(self._names),)
+        for what in ("position", "velocity"):
+            values = np.asarray(getattr(reading, what))
+            if values.shape != shape or not np.issubdtype(values.dtype, np.number):
+                return (
+                    "arm",
+                    f"{what} has shape {values.shape} and type {values.dtype}, expected {shape} numbers",
+                )
+            if not np.isfinite(values).all():
+                joint = self._names[int(np.argmin(np.isfinite(values)))]
+                return joint, f"{what} is not finite"
+        if not math.isfinite(reading.at) or reading.at > now + 1e-6:
+            return "arm", f"it says to be of {reading.at}, which is after now, {now}"
+        return self._jump(reading)
+
+    def _jump(self, reading: Reading) -> tuple[str, str] | None:
+        if self.last is None:
+            return None
+        dt = reading.at - self.last.at
+        if dt < 0:
+            return "arm", f"it is {-dt * 1000:.0f} ms older than the one before"
+        moved = np.abs(reading.position - self.last.position)
+        beyond = moved - self._speed * dt - self._settings.jump
+        joint = int(beyond.argmax())
+        if beyond[joint] > 0:
+            return self._names[joint], f"it moved {moved[joint]:.3f} rad in {dt * 1000:.0f} ms"
+        return None
+
+
+class Motion:
+    """Compares what was commanded with what happens: joints that do not follow, or move on their own."""
+
+    def __init__(self, settings: SafetySettings, names: Sequence[str]) -> None:
+        self._settings, self._names = settings, tuple(names)
+        self._behind, self._limp, self._loose = (Lasting(len(self._names)) for _ in range(3))
+        self._recent: list[tuple[float, np.ndarray]] = []
+
+    def check(self, position: np.ndarray, velocity: np.ndarray, reading: Reading) -> Iterator[Condition]:
+        """Conditions at a reading.
+
+        Args:
+            position: ``(joints,)`` rad, of the reference. A goal would not do: it is a horizon ahead.
+            velocity: ``(joints,)`` rad/s, at which the reference moves.
+            reading: what they measured.
+        """
+        s, at = self._settings, reading.at
+        error = np.abs(position - reading.position)
+        behind = self._behind.update(error > s.follow_error, at)
+        yield from self._say("follow error", behind > s.follow_time, error, "rad from its reference")
+        load = np.broadcast_to(np.abs(reading.load), error.shape)
+        limp = self._limp.update((error > s.limp_error) & (load < s.limp_load), at)
+        yield from self._say(
+            "servo limp", limp > s.limp_time, error, "rad from its reference, and without force"
+        )
+        # It may still coast with what was commanded within the last half second.
+        self._recent = [(t, v) for t, v in self._recent if at - t <= 0.5]
+        self._recent.append((at, velocity))
+        most = np.max([np.abs(v) for _, v in self._recent], axis=0)
+        speed = np.abs(reading.velocity)
+        loose = self._loose.update(speed > 1.5 * most + s.runaway_speed, at)
+        yield from self._say("runaway", loose >= s.runaway_time, speed, "rad/s, which nobody asked of it")
+
+    def _say(self, kind: str, true: np.ndarray, values: np.ndarray, what: str) -> Iterator[Condition]:
+        for joint in np.flatnonzero(true):
+            yield Condition(kind, self._names[joint], f"{values[joint]:.3f} {what}")
+
+
+@dataclass(frozen=True)
+class Warmth:
+    """Temperatures (°C) of a servo model: noted; go home slowly; latch, before the servo's own limit."""
+
+    warm: float
+    hot: float
+    overheated: float
+    cooled: float = 5.0  # by which it must be below to be over
+
+
+def warmth(model: str, limit: float) -> Warmth:
+    """The thresholds for a servo, by its model's name and its own temperature limit (°C)."""
+    hot = 60.0 if model.startswith("AX") else 65.0
+    return Warmth(hot - 5.0, hot, min(hot + 10.0, limit - 2.0))
+
+
+class Health:
+    """Temperature, voltage and load of each joint, with hysteresis for the temperature."""
+
+    def __init__(self, settings: SafetySettings, names: Sequence[str], warmths: Sequence[Warmth]) -> None:
+        self._settings, self._names, self._warmths = settings, tuple(names), tuple(warmths)
+        self._loaded = Lasting(len(self._names))
+        self._level: dict[str, int] = dict.fromkeys(self._names, 0)
+
+    def check(self, reading: Reading) -> Iterator[Condition]:
+        """Conditions at a reading; what a servo does not tell (NaN) is in none."""
+        shape = (len(self._names),)
+        temperature = np.broadcast_to(reading.temperature, shape)
+        for name, degrees, limits in zip(self._names, temperature, self._warmths):
+            yield from self._warm(name, float(degrees), limits)
+        for name, volts in zip(self._names, np.broadcast_to(reading.voltage, shape)):
+            if volts < self._settings.least_voltage:
+                yield Condition("undervoltage", name, f"{volts:.1f} V")
+            elif volts < self._settings.low_voltage:
+                yield Condition("voltage low", name, f"{volts:.1f} V")
+        load = np.broadcast_to(np.abs(reading.load), shape)
+        for joint in np.flatnonzero(
+            self._loaded.update(load > self._settings.high_load, reading.at) > self._settings.load_time
+        ):
+            detail = f"{100 * load[joint]:.0f} % of stall for {self._settings.load_time:.0f} s"
+            yield Condition("load high", self._names[joint], detail)
+        if reading.torque_on is not None:
+            for joint in np.flatnonzero(~np.asarray(reading.torque_on, dtype=bool)):
+                yield Condition(
+                    "servo rebooted", self._names[joint], "its torque is off, nobody switched it off"
+                )
+
+    def _warm(self, name: str, degrees: float, limits: Warmth) -> Iterator[Condition]:
+        thresholds = (limits.warm, limits.hot, limits.overheated)
+        level = sum(degrees >= threshold for threshold in thresholds)
+        while self._level[name] > level and not degrees < thresholds[self._level[name] - 1] - limits.cooled:
+            level += 1  # NaN keeps a level, too: not being told is no sign of being cool
+        self._level[name] = level
+        if level:
+            yield Condition(("warm", "hot", "overheated")[level - 1], name, f"{degrees:.0f} °C")
