@@ -14,8 +14,8 @@ class SafetySettings:
     Motion. ``tick``: of the loop that commands the servos. ``horizon``: how far ahead of the reference a goal
     is: a host that dies leaves the arm at its goal, so this is the servos' own dead-man switch; they trail by
     another 30 ms, and 60 ms ahead is the most with which the emulated ones rest within 150 ms. ``margin``:
-    kept from joint limits. ``lead``: the most by which a goal may differ from the measured angle, which bounds
-    wind-up, and the force of contact. ``clearance``: kept from table, keep-out box and workspace's edge.
+    kept from joint limits. ``lead``: the most by which a goal may differ from the measured angle, which
+    bounds wind-up and the force of contact. ``clearance``: kept from table, keep-out box, workspace's edge.
     ``hold_speed``: sent with goals that hold, for 0 would mean full speed. ``move_speed`` and ``limp_speed``:
     of resets, and of the way home of an unwell arm (rad/s).
 
