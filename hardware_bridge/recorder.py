@@ -32,6 +32,7 @@ import json
 import os
 import struct
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -533,3 +534,83 @@ def export_npz(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> 
             np.savez_compressed(stream, **episode)  # type: ignore[arg-type]
         files.append(file)
     return files
+
+
+def export_minari(
+    path: str | os.PathLike[str],
+    dataset: str,
+    *,
+    observation: str = "observation",
+    action: str = "action",
+    reward: str = "reward",
+    description: str = "",
+    **more: Any,
+) -> Any:
+    """Makes a Minari dataset of a recording, frames as they are (Minari's default would store lossy JPEGs).
+
+    A step holds what was seen, and the action and the reward that led to it; those of an episode's first step
+    led to nothing and are left out. Minari keeps datasets under ``MINARI_DATASETS_PATH``.
+
+    Args:
+        path: the file.
+        dataset: Minari's name for it, such as ``"widowx/ethernet-v0"``.
+        observation: its name in a step.
+        action: its name in a step.
+        reward: its name in a step.
+        description: for people.
+        **more: further arguments of ``minari.create_dataset_from_buffers``, such as ``author``.
+
+    Returns:
+        The ``minari.MinariDataset``.
+
+    Raises:
+        ImportError: Minari is not installed; says how to.
+        RecorderError: no episode of two steps, or one without these values.
+    """
+    try:
+        import minari
+        from minari.data_collector import EpisodeBuffer
+    except ImportError as error:
+        raise ImportError(f'{error}: the export needs `pip install "meld-suite[minari]"`') from error
+    buffers: list[Any] = []
+    for episode in episodes(path):
+        missing = [name for name in (observation, action, reward) if name not in episode]
+        if missing:
+            raise RecorderError(
+                f"{path}: steps hold no {missing[0]!r}; they hold {', '.join(sorted(episode))}"
+            )
+        length = len(episode["at"]) - 1
+        if length < 1:
+            continue  # begun, and nothing done
+        ended = [step == length - 1 for step in range(length)]
+        buffers.append(
+            EpisodeBuffer(
+                id=len(buffers),
+                observations=list(episode[observation]),
+                actions=list(episode[action][1:]),
+                rewards=list(episode[reward][1:].astype(np.float64)),
+                terminations=[False] * length,
+                truncations=ended,
+            )
+        )
+    if not buffers:
+        raise RecorderError(f"{path}: holds no episode of two steps or more")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of what is not named: an author, an environment, ...
+        return minari.create_dataset_from_buffers(
+            dataset,
+            buffers,
+            observation_space=_space(buffers[0].observations[0]),
+            action_space=_space(buffers[0].actions[0]),
+            description=description or f"recorded by meld-suite's hardware bridge ({Path(path).name})",
+            data_format="hdf5",
+            jpeg_encoding=False,
+            **more,
+        )
+
+
+def _space(example: np.ndarray) -> Any:
+    from gymnasium.spaces import Box
+
+    low, high = (0, 255) if example.dtype == np.uint8 else (-np.inf, np.inf)
+    return Box(low, high, example.shape, example.dtype.type)

@@ -22,6 +22,7 @@ from hardware_bridge.recorder import (
     Recorder,
     RecorderError,
     episodes,
+    export_minari,
     export_npz,
     records,
     replay,
@@ -375,3 +376,37 @@ def test_episodes_of_unlike_steps_are_refused(path):
         recorder.step({"a": 1, "b": 2})
     with pytest.raises(RecorderError, match=re.escape("step 1 differs from its episode's first in ['b']")):
         list(episodes(path))
+
+
+def test_export_to_minari_is_lossless(path, tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    filled(path, 10)
+    dataset = export_minari(path, "widowx/test-v0", observation="image", author="A")
+    loaded = minari.load_dataset("widowx/test-v0")
+    assert dataset.total_episodes == loaded.total_episodes == 3
+    for first, episode in zip((0, 4, 8), loaded.iterate_episodes()):
+        length = len(episode.actions)
+        assert (
+            length == (3, 3, 1)[first // 4] and episode.truncations[-1] and not episode.truncations[:-1].any()
+        )
+        for step in range(length + 1):
+            values = values_of(first + step)
+            np.testing.assert_array_equal(episode.observations[step], values["image"])
+            if step:
+                np.testing.assert_array_equal(episode.actions[step - 1], values["action"])
+                assert episode.rewards[step - 1] == values["reward"]
+
+
+def test_export_to_minari_without_it_says_what_to_install(path, run_python):
+    filled(path, 2)
+    code = "import sys; sys.modules['minari'] = None\nfrom hardware_bridge.recorder import export_minari\n"
+    result = run_python("-c", code + f"export_minari({str(path)!r}, 'x/y-v0')")
+    assert 'pip install "meld-suite[minari]"' in result.stderr
+
+
+def test_export_to_minari_names_what_is_missing(path):
+    pytest.importorskip("minari")
+    filled(path, 2)
+    with pytest.raises(RecorderError, match="steps hold no 'observation'; they hold action, at, "):
+        export_minari(path, "widowx/test-v0")
