@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from hardware_bridge.safety import Limits
+from hardware_bridge.limiter import Limits
 from hardware_bridge.safety_settings import SafetySettings
 from hardware_bridge.servos import PROFILES, ArmProfile, JointSpec
 from hardware_bridge.workspace import BODIES, Box, Workspace

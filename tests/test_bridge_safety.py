@@ -11,7 +11,8 @@ import pytest
 
 from hardware_bridge.faults import KINDS, Condition, FaultError, Faults, Response, Severity
 from hardware_bridge.fences import differences, fences
-from hardware_bridge.safety import Change, Limiter, Limits, Mode, Reference, Safety
+from hardware_bridge.limiter import Change, Limiter, Limits, Reference
+from hardware_bridge.safety import Mode, Safety
 from hardware_bridge.safety_settings import SafetySettings
 from hardware_bridge.servos import PROFILES, WIDOWX_MK2, WX200
 from hardware_bridge.watchdogs import Deadline, DeadlineState, Plausibility, Reading
@@ -273,6 +274,23 @@ def test_holding_is_sent_with_a_small_speed_and_never_zero():
     assert (step.speed >= limits.unit).all() and (step.speed <= SETTINGS.hold_speed + limits.unit).all()
     for joint, speed in zip(WIDOWX_MK2.joints, step.speed):
         assert joint.to_speed_ticks(speed) >= 1
+
+
+@pytest.mark.parametrize("offset", [0.09, -0.09], ids=["held up", "sagging"])
+def test_both_the_reference_and_the_arm_keep_clear_of_the_table(offset):
+    """Measured above the reference, goals must keep clear of the table; below it, the arm itself must."""
+    limiter = Limiter(limits_of())
+    workspace, reference = limiter.limits.workspace, Reference.at(np.array([-1.2, -0.2, 0.6, 0.9, 0.0]))
+    away = np.array([0.0, -offset, 0.0, 0.0, 0.0])  # the shoulder's angle grows downwards
+    assert workspace.clearance(reference.position + away) > 0.015
+    for _ in range(300):
+        step = limiter.step(reference, np.array([0.0, 0.3, 0.0, 0.0, 0.0]), reference.position + away, 0.02)
+        reference = step.reference
+        assert step.goal is not None
+        assert workspace.clearance(step.goal) > 0.0
+        assert workspace.clearance(reference.position + away) > 0.0
+    assert Change.WORKSPACE in step.changes
+    assert reference.position[1] > -0.19
 
 
 def test_measured_far_outside_sends_nothing():
