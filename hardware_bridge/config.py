@@ -105,6 +105,8 @@ class Camera:
     """A camera.
 
     ``device``: path or number; ``crop``: left, top, width, height; ``exposure``: None is automatic.
+    ``reference``: what it sees with the arm at ``ready``, brightness of 8×8 fields, by which
+    exchanged cameras are found.
     """
 
     name: Literal["front", "wrist"]
@@ -113,6 +115,7 @@ class Camera:
     crop: tuple[int, ...] | None = _number("pixels", 0, 4096, default=None)
     rate: float = _number("Hz", 5.0, 120.0, default=30.0)
     exposure: float | None = _number("as the driver counts", default=None)
+    reference: tuple[int, ...] | None = _number("", 0, 255, default=None)
 
 
 @dataclass(frozen=True)
@@ -128,14 +131,19 @@ class Rig:
 class Insertion:
     """The sensor that says that the plug is in.
 
-    ``pins``: of ``dry_contact``, the lines of the adapter (cts, dsr, ri, cd), one per port of the panel;
-    ``interface`` of ``carrier``: the network interface; ``host`` of ``switch``: the managed switch.
+    ``pins``: of ``dry_contact``, the lines of the adapter (cts, dsr, ri, cd), one per port of the panel, and
+    ``device``, the adapter, if it is not the servos' own; ``interface`` of ``carrier``: the network
+    interface; ``host`` of ``switch``: the managed switch, ``ports`` its interfaces' numbers, one per port of
+    the panel, ``community`` the word by which it lets itself be read; of ``twin`` ``device`` is a file.
     """
 
     kind: Literal["dry_contact", "carrier", "switch", "twin"]
     pins: tuple[str, ...] = ()
     interface: str | None = None
     host: str | None = None
+    device: str | None = None
+    ports: tuple[int, ...] = _number("", 1, 65_535, default=(1,))
+    community: str = "public"
     debounce: float = _number("s", 0.0, 1.0, default=0.05)
 
 
@@ -268,6 +276,8 @@ def _box(where: str, limits: BoxLimits) -> Box:
 
 def _check_crop(where: str, camera: Camera) -> None:
     _length(f"{where}.size", camera.size, 2, "width and height")
+    if camera.reference is not None:
+        _length(f"{where}.reference", camera.reference, 64, "of 8×8 fields")
     if camera.crop is None:
         return
     _length(f"{where}.crop", camera.crop, 4, "left, top, width and height")

@@ -87,11 +87,15 @@ KINDS: dict[str, Kind] = {
     "undervoltage": Kind(_R, _HOLD, "Use a stronger supply (12 V, 10 A)."),
     # other devices
     "image stale": Kind(_R, _HOLD, "Check the camera's cable and its frame rate."),
+    "camera missing": Kind(_R, _HOLD, "Check its cable, its hub and its device in the configuration."),
+    "camera slow": Kind(_R, _HOLD, "Shorten its exposure, or give it a USB bus of its own."),
+    "camera wrong size": Kind(_L, _HOLD, "Set its size in the configuration to one that it has."),
     "camera frozen": Kind(_R, _HOLD, "The same frame came again and again: plug the camera in again."),
     "camera dark": Kind(_R, _HOLD, "It is covered, saturated, or the light is off."),
     "camera swapped": Kind(_L, _HOLD, "Fixed and wrist camera are exchanged: set their devices."),
     "recorder failed": Kind(_R, _HOLD, "Make room on the disk; what was acknowledged is safe."),
     "rig failed": Kind(_R, _HOLD, "Look whether the rig is blocked; home it."),
+    "sensor failed": Kind(_R, _HOLD, "Check the insertion sensor's cable and configuration."),
     "sensor stuck": Kind(_R, _HOLD, "It says inserted with nothing in: check its wiring."),
     "emergency stop": Kind(_L, _OFF, "Release it, look at the arm, then acknowledge."),
 }  # fmt: skip

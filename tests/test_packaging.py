@@ -29,7 +29,7 @@ EXTRA = {"meld_envs": "", "meld_agents": "agents", "hardware_bridge": "hardware"
 OPTIONAL = {
     "meld_envs": {"dm_control"},
     "meld_agents": {"stable_baselines3", "sb3_contrib"},
-    "hardware_bridge": {"minari"},
+    "hardware_bridge": {"cv2", "minari"},
     "benchmarks": {"matplotlib", "ray", "stable_baselines3", "sb3_contrib"},
 }
 
@@ -99,7 +99,9 @@ def readme_examples() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
 
 
-@pytest.mark.parametrize("extra", ["", "agents", "bench", "sb3", "hardware", "minari", "test", "dev"])
+@pytest.mark.parametrize(
+    "extra", ["", "agents", "bench", "sb3", "cameras", "hardware", "minari", "test", "dev"]
+)
 def test_tested_versions_are_versions_we_allow(extra):
     tested = pins()
     for requirement in requirements(extra):
