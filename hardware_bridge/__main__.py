@@ -1,0 +1,83 @@
+"""``python -m hardware_bridge``: ``doctor`` looks at every device, ``twin`` starts the emulated robot."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from hardware_bridge.config import EXAMPLE, ConfigError, load
+from hardware_bridge.doctor import Finding, examine
+from hardware_bridge.twin.robot import DEFECTS, EmulatedRobot
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; its exit code."""
+    options = _parser().parse_args(arguments)
+    return int(options.run(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hardware_bridge", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    doctor = commands.add_parser("doctor", help="checks every device; exit code 0 if all are healthy")
+    doctor.add_argument("--config", default=EXAMPLE, metavar="FILE", help="the robot (default: the example)")
+    doctor.add_argument("--json", action="store_true", help="findings as JSON, for programs")
+    doctor.set_defaults(run=_doctor)
+    twin = commands.add_parser("twin", help="starts the emulated robot, until Ctrl-C")
+    twin.add_argument("--config", default=EXAMPLE, metavar="FILE", help="the robot to emulate")
+    twin.add_argument(
+        "--defect", action="append", default=[], choices=DEFECTS, metavar="NAME",
+        help="what is to be wrong with it; may be repeated: " + ", ".join(DEFECTS),
+    )  # fmt: skip
+    twin.set_defaults(run=_twin)
+    return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    try:
+        robot = load(options.config)
+    except ConfigError as error:
+        remedy = "Correct the file, then call doctor again."
+        findings = [Finding("configuration", "fault", "configuration", str(error), remedy)]
+    else:
+        findings = [Finding("configuration", "ok", "", f"{options.config}, {robot.profile}")]
+        findings += examine(robot, folder=Path(options.config).parent)
+    faults = sum(finding.level == "fault" for finding in findings)
+    if options.json:
+        report = {"healthy": not faults, "findings": [dataclasses.asdict(item) for item in findings]}
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        print(*findings, sep="\n")
+        print(f"{faults} faults" if faults else "every device is healthy")
+    return 1 if faults else 0
+
+
+def _twin(options: argparse.Namespace) -> int:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="widowx-twin-"))
+        try:
+            robot = stack.enter_context(EmulatedRobot(folder, options.config, options.defect))
+        except (ConfigError, ValueError, OSError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        for name in options.defect:
+            print(f"defect         {name}: {DEFECTS[name].what}")
+        print(f"serial port    {robot.port}")
+        print(f"configuration  {robot.config}", flush=True)
+        stop.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

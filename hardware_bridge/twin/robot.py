@@ -1,0 +1,207 @@
+"""A whole emulated robot in a folder: servos on a serial line, two cameras, a contact, a configuration.
+
+Whoever reads ``twin.yaml`` of that folder finds every device as on a real robot, from any process. Defects
+are ordered by name, so that what finds them can be tried out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from hardware_bridge.cameras import signature
+from hardware_bridge.config import EXAMPLE, Configuration, load, write_back
+from hardware_bridge.servos import MX_28, baud_code
+from hardware_bridge.twin.build import bench, emulate
+from hardware_bridge.twin.line import Line
+from hardware_bridge.twin.pictures import CameraDefect, PictureServer, chart
+from hardware_bridge.twin.servo1 import Servo1
+
+#: Width and height of the emulated cameras' pictures.
+PICTURE = 128
+
+
+class Defect(NamedTuple):
+    """``what`` is wrong, and how it is done to the servos, if it concerns them."""
+
+    what: str
+    servos: Callable[[Line], None] | None = None
+
+
+def _wrong_baud(line: Line) -> None:
+    line.servo(2).table["baud_rate"] = baud_code(1, 57_600)
+
+
+def _missing(line: Line) -> None:
+    line.servo(3).mute = True
+
+
+def _duplicate(line: Line) -> None:
+    line.servo(4).table["id"] = 3
+
+
+def _wrong_model(line: Line) -> None:
+    old = line.servo(5)
+    line.servos[line.servos.index(old)] = Servo1(MX_28, 5, old.shaft, baud_rate=1, return_delay_time=0)
+
+
+def _hot(line: Line) -> None:
+    line.servo(2).temperature = 76.0
+
+
+def _low_voltage(line: Line) -> None:
+    line.supply(9.4)
+
+
+def _wheel(line: Line) -> None:
+    line.servo(1).table["cw_angle_limit"] = line.servo(1).table["ccw_angle_limit"] = 0
+
+
+def _limp(line: Line) -> None:
+    line.servo(2).table["torque_limit"] = 0
+
+
+def _pings_only(line: Line) -> None:
+    line.servo(4).table["status_return_level"] = 0
+
+
+def _slow_answers(line: Line) -> None:
+    line.servo(1).table["return_delay_time"] = 250
+
+
+def _strong(line: Line) -> None:
+    line.servo(2).table["max_torque"] = 1023
+
+
+#: What can be ordered; those of servos are for the Mark II.
+DEFECTS: dict[str, Defect] = {
+    "unplugged": Defect("the serial adapter is not plugged in"),
+    "wrong-baud": Defect("servo 2 is at its factory's 57,600 baud", _wrong_baud),
+    "missing-servo": Defect("servo 3 says nothing", _missing),
+    "duplicate-id": Defect("the servo of joint 4 has id 3, too", _duplicate),
+    "wrong-model": Defect("servo 5 is an MX-28 instead of an AX-12", _wrong_model),
+    "overheated": Defect("servo 2 is at 76 °C", _hot),
+    "low-voltage": Defect("the supply gives 9.4 V", _low_voltage),
+    "wheel-mode": Defect("both angle limits of servo 1 are 0", _wheel),
+    "torque-limit-zero": Defect("servo 2 shut itself down", _limp),
+    "pings-only": Defect("servo 4 answers nothing but pings", _pings_only),
+    "return-delay": Defect("servo 1 answers after the factory's 500 µs", _slow_answers),
+    "full-torque": Defect("servo 2 may use its full torque", _strong),
+    "black-camera": Defect("the front camera is black"),
+    "frozen-camera": Defect("the wrist camera delivers one picture for ever"),
+    "slow-camera": Defect("the front camera delivers a fifteenth of its pictures"),
+    "missing-camera": Defect("the wrist camera is not plugged in"),
+    "swapped-cameras": Defect("front and wrist camera are exchanged"),
+    "stuck-sensor": Defect("the insertion sensor says inserted"),
+}
+
+_CAMERA_DEFECTS: dict[str, tuple[str, CameraDefect]] = {
+    "black-camera": ("front", "black"),
+    "frozen-camera": ("wrist", "frozen"),
+    "slow-camera": ("front", "slow"),
+}
+
+
+class EmulatedRobot:
+    """The robot, in real time, in this process. Use it as a context manager.
+
+    Args:
+        folder: Where its port, sockets, contact and configuration appear; it must exist.
+        config: The file of the robot to emulate, of profile ``widowx_mk2``.
+        defects: Names of ``DEFECTS``.
+
+    Attributes:
+        config: Path of the configuration that leads to it.
+        line: Its servos.
+
+    Raises:
+        KeyError: an unknown defect; says which there are.
+        ConfigError: the file is no robot.
+        ValueError: another profile.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        config: str | os.PathLike[str] = EXAMPLE,
+        defects: Sequence[str] = (),
+    ) -> None:
+        for name in defects:
+            if name not in DEFECTS:
+                raise KeyError(f"no defect {name!r}; there are {', '.join(DEFECTS)}")
+        self.folder, self.defects = Path(folder).resolve(), tuple(defects)
+        self.config = self.folder / "twin.yaml"
+        self.config.write_text(Path(config).read_text(encoding="utf-8"), encoding="utf-8")
+        self.configuration = self._adapt(load(self.config))
+        profile = self.configuration.arm_profile()
+        if any(axis.protocol != 1 for axis in profile):
+            raise ValueError(f"{config}: defects and bench are for widowx_mk2, not {profile.name}")
+        world = bench(profile)
+        self.line = Line(emulate(profile, world), world, link_path=self.folder / "servos")
+        self._open = contextlib.ExitStack()
+
+    def _adapt(self, given: Configuration) -> Configuration:
+        """The same robot, its devices being those of the folder."""
+        changes: dict[str, object] = {"port.device": str(self.folder / "servos")}
+        for index, camera in enumerate(given.cameras):
+            place = f"cameras.{index}"
+            changes |= {
+                f"{place}.device": f"twin:{self.folder / camera.name}",
+                f"{place}.size": [PICTURE, PICTURE],
+                f"{place}.crop": [0, 0, PICTURE, PICTURE],
+                f"{place}.reference": signature(chart(camera.name, PICTURE, PICTURE)).tolist(),
+            }
+        changes |= {"insertion.kind": "twin", "insertion.device": str(self.folder / "contact")}
+        return write_back(self.config, changes | {"recording.folder": str(self.folder / "recordings")})
+
+    @property
+    def port(self) -> str:
+        """The serial port that a driver opens."""
+        return str(self.folder / "servos")
+
+    def insert(self, port: int | None, ports: int = 3) -> None:
+        """Puts the plug into a port of the panel, or takes it out."""
+        words = " ".join("1" if index == port else "0" for index in range(ports))
+        fresh = self.folder / "contact.new"
+        fresh.write_text(words + "\n", encoding="ascii")
+        fresh.replace(self.folder / "contact")
+
+    def __enter__(self) -> EmulatedRobot:
+        (self.folder / "recordings").mkdir(exist_ok=True)
+        self.insert(0 if "stuck-sensor" in self.defects else None)
+        with contextlib.ExitStack() as opening:
+            opening.enter_context(self.line)
+            for camera in self.configuration.cameras:
+                if camera.name == "wrist" and "missing-camera" in self.defects:
+                    continue
+                opening.enter_context(self._camera(camera.name, camera.rate))
+            self._open = opening.pop_all()
+        self._damage()
+        return self
+
+    def _camera(self, name: str, rate: float) -> PictureServer:
+        shown = name
+        if "swapped-cameras" in self.defects:
+            shown = "wrist" if name == "front" else "front"
+        picture = chart(shown, PICTURE, PICTURE)
+        wanted = [_CAMERA_DEFECTS[defect] for defect in self.defects if defect in _CAMERA_DEFECTS]
+        defect = next((kind for camera, kind in wanted if camera == name), None)
+        return PictureServer(self.folder / name, lambda: picture, rate, defect)
+
+    def _damage(self) -> None:
+        with self.line.lock:
+            for name in self.defects:
+                act = DEFECTS[name].servos
+                if act is not None:
+                    act(self.line)
+        if "unplugged" in self.defects:
+            self.line.unplug()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
