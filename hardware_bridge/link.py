@@ -91,6 +91,8 @@ class Link:
         retries: Further attempts after a missing or damaged reply.
         write_timeout: How long bytes may wait to be taken by the port (s).
         record: Called with every attempt, from the thread that asked.
+        serve: Called before replies are waited for, with ``sent``: whoever answers in the same thread does so
+            then (a twin in lockstep).
 
     Attributes:
         counts: Outcomes of attempts by kind; also ``junk bytes``, ``stale bytes``, ``late``, ``retries``.
@@ -111,6 +113,7 @@ class Link:
         retries: int = 2,
         write_timeout: float = 0.2,
         record: Record | None = None,
+        serve: Callable[[int], None] | None = None,
     ) -> None:
         if retries < 0 or min(latency_timer, slack, write_timeout) < 0:
             raise ValueError(
@@ -123,6 +126,7 @@ class Link:
         self.retries = retries
         self.write_timeout = write_timeout
         self.record = record
+        self.serve = serve
         self.counts: Counter[str] = Counter()
         self.counts_by_id: dict[int, Counter[str]] = {}
         self.sent = 0
@@ -320,6 +324,8 @@ class Link:
         try:
             self._drain()
             self._write(packet, what)
+            if self.serve is not None and expected:
+                self.serve(self.sent)
             return self._collect(protocol, what, expected, started, deadline, frozenset(stale))
         except ReplyError as error:
             outcome = error.reason

@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Literal
 
 RPM = math.tau / 60  # rad/s
@@ -33,6 +34,7 @@ _NAMED_BAUD_1 = {
 BAUD_2 = (9_600, 57_600, 115_200, 1_000_000, 2_000_000, 3_000_000, 4_000_000, 4_500_000)
 
 
+@lru_cache
 def baud_rate(protocol: int, code: int) -> int:
     """Bits per second that a baud register asks for, as a driver would name them.
 
@@ -375,12 +377,22 @@ class ServoModel:
 
     def unpack(self, address: int, data: bytes) -> dict[str, int]:
         """All registers that lie wholly inside a block that was read, in ticks."""
-        end = address + len(data)
+        key = (address, len(data))
+        if key not in self._inside:
+            self._inside[key] = tuple(
+                register
+                for register in self.registers.values()
+                if address <= register.address and register.end <= address + len(data)
+            )
         return {
-            name: register.decode(data[register.address - address : register.end - address])
-            for name, register in self.registers.items()
-            if address <= register.address and register.end <= end
+            register.name: register.decode(data[register.address - address : register.end - address])
+            for register in self._inside[key]
         }
+
+    @cached_property
+    def _inside(self) -> dict[tuple[int, int], tuple[Register, ...]]:
+        """Which registers lie in a block that was read: (address, length), as asked so far."""
+        return {}
 
     def pack(self, values: Mapping[str, int]) -> tuple[int, bytes]:
         """Address and bytes of registers that follow each other without a gap, for one write.

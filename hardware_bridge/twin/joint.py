@@ -104,12 +104,14 @@ class BenchJoint:
     def force(self, servo_id: int) -> float:
         return self._drives.get(servo_id, RELEASED).force(self.position, self.velocity)
 
+    def push(self) -> float:
+        """All that acts on it, friction and damping apart."""
+        pushes = sum(drive.push(self.position) for drive in self._drives.values())
+        return pushes + (self.load(self.position) if self.load else 0.0)
+
     def step(self, dt: float) -> None:
         """Semi-implicit: damping is solved for, so that stiff motors stay stable."""
-        drives = self._drives.values()
-        push = sum(drive.push(self.position) for drive in drives) + (
-            self.load(self.position) if self.load else 0
-        )
+        drives, push = self._drives.values(), self.push()
         mass = self.inertia + dt * (self.viscous + sum(drive.damping for drive in drives))
         velocity = (self.inertia * self.velocity + dt * push) / mass
         grip = dt * self.coulomb / mass

@@ -68,7 +68,8 @@ class Line:
         servos: Who is on the bus. Two may have the same id: their replies then collide. mechanics: What they
         move. clock: ``real`` or ``lockstep``. link_path: A symbolic link that always leads to the present
         terminal, across ``unplug`` and ``replug``. latency_timer: Of the USB adapter (s): how long it keeps a
-        reply to itself; real clock only. seed: Of the wire's faults.
+        reply to itself; real clock only. seed: Of the wire's faults. tick: Electronics and
+        mechanics are advanced in steps of this (s).
 
     Attributes:
         wire: Damage on demand.
@@ -87,12 +88,16 @@ class Line:
         link_path: str | os.PathLike[str] | None = None,
         latency_timer: float = 1e-3,
         seed: int = 0,
+        tick: float = TICK,
     ) -> None:
         if clock not in ("real", "lockstep"):
             raise ValueError(f"clock {clock!r} is neither 'real' nor 'lockstep'")
         self.servos = list(servos)
         self.mechanics = mechanics
+        if not 0.0 < tick <= 0.01:
+            raise ValueError(f"tick {tick} s is not in 0..0.01: servos have no more patience than that")
         self.clock = clock
+        self.tick = tick
         self.latency_timer = latency_timer if clock == "real" else 0.0
         self.wire = Wire(seed)
         self.lock = threading.RLock()
@@ -190,6 +195,47 @@ class Line:
         self._thread.start()
         return self
 
+    def open(self) -> Line:
+        """Lockstep without a thread: whoever advances time serves, too, by ``pump``. Close it afterwards.
+
+        On a busy computer each change of threads waits for its turn; a driver in the same process needs none.
+
+        Raises:
+            RuntimeError: if the clock is not lockstep, or a thread serves already.
+        """
+        if self.clock != "lockstep" or self._thread is not None:
+            raise RuntimeError("only a lockstep line that no thread serves is served by its driver")
+        self.replug()
+        return self
+
+    def pump(self, after_bytes: int, timeout: float = 5.0) -> None:
+        """Obeys what the driver has sent, ``after_bytes`` in all (``Link.sent``), and answers.
+
+        Raises:
+            TimeoutError: if those bytes do not come within ``timeout`` seconds of the wall's clock.
+        """
+        with self._arrived:
+            self._receive(after_bytes, timeout)
+            self._send_due()
+
+    def _receive(self, after_bytes: int, timeout: float) -> None:
+        """Obeys input until so many bytes have come, by the serving thread or here."""
+        self._take_input()
+        until = time.monotonic() + timeout
+        while self._thread is None and self.received < after_bytes and self._master >= 0:
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            poller = select.poll()
+            poller.register(self._master, select.POLLIN)
+            poller.poll(left * 1000)
+            self._take_input()
+        left = until - time.monotonic()
+        if not self._arrived.wait_for(lambda: self.received >= after_bytes, max(0.0, left)):
+            raise TimeoutError(
+                f"{after_bytes} bytes were sent, {self.received} arrived on {self._link or 'the line'}"
+            )
+
     def serve_forever(self) -> None:
         """The same in the calling thread, for a process of its own, until ``stop``; then closes."""
         self.replug()
@@ -252,17 +298,11 @@ class Line:
         with self._arrived:
             if self._failure is not None:
                 raise RuntimeError("the thread that served the line failed") from self._failure
-            self._take_input()
-            if after_bytes is not None and not self._arrived.wait_for(
-                lambda: self.received >= after_bytes, timeout
-            ):
-                raise TimeoutError(
-                    f"{after_bytes} bytes were sent, {self.received} arrived on {self._link or 'the line'}"
-                )
+            self._receive(after_bytes or 0, timeout)
             self._pass(dt)
 
     def _pass(self, dt: float) -> None:
-        ticks = max(1, round(dt / TICK)) if dt > 0 else 0
+        ticks = max(1, round(dt / self.tick)) if dt > 0 else 0
         for _ in range(ticks):
             step = dt / ticks
             for servo in self.servos:
@@ -276,7 +316,7 @@ class Line:
             self.counts["lag dropped"] += 1
             self._origin += lag - MAX_LAG
             lag = MAX_LAG
-        if lag >= TICK:
+        if lag >= self.tick:
             self._pass(lag)
 
     # ------------------------------------------------------------ serving
@@ -302,7 +342,7 @@ class Line:
             if self._master >= 0 and not self.deaf:
                 poller.register(self._master, select.POLLIN)
             due = self._outbox[0][0] if self._outbox else None
-            sleep = None if self.clock == "lockstep" else 2 * TICK
+            sleep = None if self.clock == "lockstep" else 2 * self.tick
         now = time.monotonic()
         if due is not None:
             sleep = max(0.0, min(due - now, sleep if sleep is not None else due - now))
@@ -453,7 +493,7 @@ class Line:
             sent = 0
         if self.clock == "lockstep":
             self._send_due()
-        if threading.current_thread() is not self._thread:
+        if self._thread is not None and threading.current_thread() is not self._thread:
             self._wake()
         return bool(pieces)
 

@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from hardware_bridge.protocol import BROADCAST, PROTOCOLS, Instruction, Packet
 from hardware_bridge.servos import Register, ServoModel, baud_rate
@@ -182,21 +183,24 @@ class Servo(ABC):
     def execute(self, packet: Packet) -> Answer | None:
         """Does what a packet says, its id having been matched; None: no answer is due."""
         code, level = packet.code, self.table["status_return_level"]
-        handlers: dict[int, Callable[[Packet], Answer | None]] = {
-            Instruction.PING: self._ping,
-            Instruction.READ: self._read,
-            Instruction.WRITE: self._write,
-            Instruction.REG_WRITE: self._reg_write,
-            Instruction.ACTION: self._action,
-            Instruction.FACTORY_RESET: self._factory_reset,
-            Instruction.SYNC_WRITE: self._sync_write,
-            **self._more_handlers(),
-        }
-        answer = handlers.get(code, self._unknown)(packet)
+        answer = self._handlers.get(code, self._unknown)(packet)
         if answer is None or packet.id == BROADCAST:
             return None
         needed = _LEVELS.get(code, 2)
         return answer if level >= needed else None
+
+    @cached_property
+    def _handlers(self) -> dict[int, Callable[[Packet], Answer | None]]:
+        return {
+            int(Instruction.PING): self._ping,
+            int(Instruction.READ): self._read,
+            int(Instruction.WRITE): self._write,
+            int(Instruction.REG_WRITE): self._reg_write,
+            int(Instruction.ACTION): self._action,
+            int(Instruction.FACTORY_RESET): self._factory_reset,
+            int(Instruction.SYNC_WRITE): self._sync_write,
+            **self._more_handlers(),
+        }
 
     def answer_read(self, address: int, length: int) -> Answer | None:
         """Its part of a bulk or sync read."""
