@@ -130,6 +130,11 @@ class Safety:
         self._conditions: list[Condition] = []  # reported since the last tick
         self._health_now: list[Condition] = []
 
+    @property
+    def reference(self) -> np.ndarray:
+        """``(joints,)`` rad: where the arm should be now, before the servos sag under it."""
+        return self._reference.position.copy()
+
     # ------------------------------------------------ what comes in
 
     def start(self, reading: Reading, now: float) -> Command:

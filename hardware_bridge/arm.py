@@ -1,0 +1,289 @@
+"""The arm on the bus: finds and checks its servos, reads all joints, sends what safety lets through.
+
+What to send is decided elsewhere (``safety``), when is decided elsewhere (``driver``). Here stands how a
+profile's axes are spoken to: chained reads where the servos know them, single ones for the rest and after a
+broken chain; one sync write of goals; error bits, torque and torque limits turned into conditions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from hardware_bridge.errors import BadReply, LinkError, NoReply, PortError, Reply
+from hardware_bridge.faults import KINDS, Condition
+from hardware_bridge.fences import Tables, differences, fences
+from hardware_bridge.link import Link
+from hardware_bridge.protocol import ALERT, Error1
+from hardware_bridge.servos import ArmProfile, JointSpec, ServoRef, model_by_number
+from hardware_bridge.watchdogs import Reading
+
+#: What a health bit is called in the book of faults: error byte (Protocol 1), register 70 (Protocol 2).
+HEALTH_1 = {
+    int(Error1.VOLTAGE): "undervoltage",
+    int(Error1.ANGLE_LIMIT): "angle limit",
+    int(Error1.OVERHEATING): "overheated",
+    int(Error1.OVERLOAD): "overload",
+}
+HEALTH_2 = {0x01: "undervoltage", 0x04: "overheated", 0x10: "overload", 0x20: "overload"}
+
+
+class NotReadyError(Exception):
+    """The arm may not be switched on: ``conditions`` say what is wrong where, the message also what to do."""
+
+    def __init__(self, conditions: Sequence[Condition]) -> None:
+        self.conditions = tuple(conditions)
+        lines = [f"{c.kind}, {c.where}: {c.detail}. {KINDS[c.kind].remedy}" for c in conditions]
+        super().__init__("the arm is not ready: " + "; ".join(lines))
+
+
+class ServoArm:
+    """A profile's axes behind a link. Not for several threads.
+
+    Args:
+        link: the bus.
+        profile: which arm, with this robot's ids and limits.
+        clock: what time readings are stamped with (s); of a lockstep twin its own.
+
+    Attributes:
+        powered: names of the axes whose torque was switched on here.
+        conditions: what was found wrong since they were taken away by ``drain``.
+    """
+
+    def __init__(
+        self, link: Link, profile: ArmProfile, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.link = link
+        self.profile = profile
+        self.powered: set[str] = set()
+        self.conditions: list[Condition] = []
+        self._clock = clock
+        self._chains = _chains(profile.joints)
+        self._axes = tuple(profile)
+        self._torque_on = np.ones(len(profile.joints), dtype=bool)
+        self._inspected = 0
+
+    # ------------------------------------------------------------ start
+
+    def check(self) -> None:
+        """Everybody is there, is what the profile says, and has its fences; nothing is written.
+
+        Raises:
+            NotReadyError: all that is missing, doubled, of another model or fenced in otherwise.
+            PortError: the bus itself is gone.
+        """
+        found = [self._presence(axis, servo) for axis in self._axes for servo in axis.ids]
+        problems = [problem for problem in found if problem is not None]
+        problems += [] if problems else self._fences()
+        if problems:
+            raise NotReadyError(problems)
+
+    def _presence(self, axis: JointSpec, servo: int) -> Condition | None:
+        ref = ServoRef(servo, axis.model)
+        try:
+            self.link.ping(axis.protocol, servo)
+            number = self.link.read_registers(ref, "model_number")[0]["model_number"]
+        except BadReply as error:
+            return Condition("duplicate id", axis.name, f"id {servo} gave a damaged answer ({error.reason})")
+        except NoReply:
+            return Condition(
+                "servo missing", axis.name, f"id {servo} does not answer at {self.link.baud} baud"
+            )
+        if number == axis.model.number:
+            return None
+        try:
+            other = model_by_number(number).name
+        except KeyError:
+            other = f"of model number {number}"
+        return Condition("id conflict", axis.name, f"id {servo} is {other}, expected {axis.model.name}")
+
+    def _fences(self) -> list[Condition]:
+        wanted = fences(self.profile, self.profile.max_torque)
+        names = {servo: axis.name for axis in self._axes for servo in axis.ids}
+        return [
+            Condition("fence differs", names[found.servo], str(found))
+            for found in differences(wanted, self._registers(wanted))
+        ]
+
+    def _registers(self, wanted: Tables) -> dict[int, dict[str, int]]:
+        models = {servo: axis.model for axis in self._axes for servo in axis.ids}
+        found: dict[int, dict[str, int]] = {}
+        for servo, registers in wanted.items():
+            ref = ServoRef(servo, models[servo])
+            for name in registers:
+                found.setdefault(servo, {}).update(self.link.read_registers(ref, name)[0])
+        return found
+
+    # ------------------------------------------------------------ reading
+
+    def read(self) -> Reading:
+        """All joints now. The time is that before the first question: a sample is never older than it says.
+
+        Raises:
+            LinkError: a joint that does not answer, after its retries.
+        """
+        at, replies = self._clock(), dict[int, Reply]()
+        for chain in self._chains:
+            replies.update(self._chained(chain))
+        values = []
+        for joint in self.profile.joints:
+            reply = replies.get(joint.id) or self._single(joint)
+            self._look_at(joint, reply)
+            values.append(joint.model.unpack(_block(joint)[0], reply.data))
+        joints = self.profile.joints
+        return Reading(
+            at,
+            position=np.array([joint.to_position(v["present_position"]) for joint, v in zip(joints, values)]),
+            velocity=np.array([_speed(joint, v) for joint, v in zip(joints, values)]),
+            load=np.array([_load(joint, v) for joint, v in zip(joints, values)]),
+            voltage=np.array([v[joint.model.voltage_register] / 10.0 for joint, v in zip(joints, values)]),
+            temperature=np.array([float(v["present_temperature"]) for v in values]),
+            torque_on=self._torque_on.copy() if self.powered else None,
+        )
+
+    def position(self, axis: JointSpec) -> float:
+        """Of one axis, now (rad or m)."""
+        reply = self._single(axis)
+        self._look_at(axis, reply)
+        return axis.to_position(axis.model.unpack(_block(axis)[0], reply.data)["present_position"])
+
+    def _chained(self, chain: Sequence[JointSpec]) -> Mapping[int, Reply]:
+        """Several joints in one go; after a broken chain what came of it, the rest is asked one by one."""
+        address, length = _block(chain[0])
+        try:
+            if chain[0].protocol == 2:
+                return self.link.sync_read(address, length, [joint.id for joint in chain])
+            return self.link.bulk_read(1, [(joint.id, address, length) for joint in chain])
+        except NoReply as error:
+            self.conditions.append(Condition("packet lost", "arm", error.what))
+            return error.partial
+        except BadReply as error:
+            self.conditions.append(Condition("packet lost", "arm", error.what))
+            return {}
+
+    def _single(self, axis: JointSpec) -> Reply:
+        return self.link.read(axis.protocol, axis.id, *_block(axis))
+
+    def _look_at(self, axis: JointSpec, reply: Reply) -> None:
+        """Ill health that the servo itself reports."""
+        if not reply.error:
+            return
+        error, table = reply.error, HEALTH_1
+        if axis.protocol == 2:
+            if not reply.error & ALERT:
+                return
+            values = self.link.read_registers(axis.servo, "hardware_error_status")[0]
+            error, table = values["hardware_error_status"], HEALTH_2
+        for bit, kind in table.items():
+            if error & bit:
+                self.conditions.append(Condition(kind, axis.name, f"its servo says so (0x{error:02x})"))
+
+    def inspect(self) -> None:
+        """Looks after one more of the powered axes: is its torque on, has its servo shut itself down?
+
+        A servo that restarted, or gave up, goes on acknowledging; only its registers tell.
+
+        Raises:
+            LinkError: it does not answer.
+        """
+        axis = self._axes[self._inspected % len(self._axes)]
+        self._inspected += 1
+        if axis.name not in self.powered:
+            return
+        last = "torque_limit" if axis.protocol == 1 else "torque_enable"
+        values, reply = self.link.read_registers(axis.servo, "torque_enable", last)
+        self._look_at(axis, reply)
+        if axis in self.profile.joints:
+            self._torque_on[self.profile.joints.index(axis)] = bool(values["torque_enable"])
+        elif not values["torque_enable"]:
+            self.conditions.append(Condition("servo rebooted", axis.name, "its torque is off"))
+        if values.get("torque_limit", 1) == 0:
+            self.conditions.append(Condition("overload", axis.name, "its torque limit is 0: it shut down"))
+
+    def drain(self) -> list[Condition]:
+        """The conditions since the last time."""
+        found, self.conditions = self.conditions, []
+        return found
+
+    # ------------------------------------------------------------ writing
+
+    def send(self, goals: Mapping[str, tuple[float, float]]) -> None:
+        """Goals (rad or m) and speeds (rad/s or m/s, above 0) by name of axis, in one sync write.
+
+        Nothing is checked here against limits: only what a limiter returned may come here.
+
+        Raises:
+            ValueError: a goal that the servo cannot hold, a speed beyond the axis'.
+            PortError: the bus is gone.
+        """
+        self.link.sync_write_registers(
+            {axis.servo: _goal(axis, *goals[axis.name]) for axis in self._axes if axis.name in goals}
+        )
+
+    def power(self, goals: Mapping[str, tuple[float, float]]) -> None:
+        """Switches torque on, each axis with its goal, which must be where it stands, written before.
+
+        Raises:
+            LinkError: a servo does not acknowledge; those before it are on.
+        """
+        for axis in self._axes:
+            if axis.name in goals:
+                self.link.write_registers(axis.servo, **_goal(axis, *goals[axis.name]))
+                self.link.write_registers(axis.servo, torque_enable=1)
+                self.powered.add(axis.name)
+        self._torque_on[:] = True
+
+    def release(self) -> None:
+        """Switches torque off everywhere, whoever fails.
+
+        Raises:
+            LinkError: the last failure; all others were tried nevertheless.
+        """
+        failure: LinkError | None = None
+        for axis in self._axes:
+            if axis.name in self.powered:
+                try:
+                    self.link.write_registers(axis.servo, torque_enable=0)
+                    self.powered.discard(axis.name)
+                except PortError:
+                    raise
+                except LinkError as error:
+                    failure = error
+        if failure is not None:
+            raise failure
+
+
+def _chains(joints: Sequence[JointSpec]) -> tuple[tuple[JointSpec, ...], ...]:
+    """Joints that can be read in one go: by protocol, those whose model takes part, two at least."""
+    by_block: dict[tuple[int, int, int], list[JointSpec]] = {}
+    for joint in joints:
+        if joint.model.bulk_read:
+            by_block.setdefault((joint.protocol, *_block(joint)), []).append(joint)
+    return tuple(tuple(chain) for chain in by_block.values() if len(chain) > 1)
+
+
+def _block(axis: JointSpec) -> tuple[int, int]:
+    """Address and length of the registers that are polled."""
+    return axis.model.span(*axis.model.state_registers)
+
+
+def _goal(axis: JointSpec, position: float, speed: float) -> dict[str, int]:
+    return {
+        "goal_position": axis.to_tick(position),
+        axis.model.speed_register: axis.to_speed_ticks(speed),
+    }
+
+
+def _speed(axis: JointSpec, values: Mapping[str, int]) -> float:
+    return axis.to_speed(values["present_speed" if axis.protocol == 1 else "present_velocity"])
+
+
+def _load(axis: JointSpec, values: Mapping[str, int]) -> float:
+    """Signed fraction of stall torque; X servos that measure a current tell it by that."""
+    if axis.protocol == 1:
+        return axis.sign * values["present_load"] / 1023.0
+    value = axis.model.to_unit("present_current", values["present_current"])
+    amperes = axis.model.register("present_current").unit_name == "A"
+    return axis.sign * value / (axis.model.motor.stall_current if amperes else 1.0)
