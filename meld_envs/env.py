@@ -89,6 +89,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `is_success`       | bool    | the same, for those who read this name                              |
     | `episode_in_trial` | int64   | 0-based; not `episode`, see docs/architecture.md                    |
     | `episode_start`    | bool    | whether this is an episode's first frame                            |
+    | `action_sent`      | float64 | ``(n, A)``, what a driver really sent; only where there is one      |
 
     ## Randomness
 
@@ -153,6 +154,8 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         family, threads = self.family, min(self.config.threads, self.num_envs)
         model = family.build_model()
         self._world = World(model, self.num_envs, threads, family.varied_fields, family.derived_fields)
+        self._backend = family.backend(self._world)
+        self._sent: np.ndarray | None = None  # what a backend made of the last actions
         self._camera = Camera(self._world, family.cameras, self.config.image_size, threads, family.quality)
         self._people_camera = Camera(self._world, family.cameras, PEOPLE_HEIGHT, 1, PEOPLE)
         self._window = Window(family.cameras[0])
@@ -277,9 +280,12 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _advance(self, actions: np.ndarray) -> Outcome:
         family, world = self.family, self._world
-        for _ in range(family.ticks):
-            family.control(world, actions)
-            world.step(family.substeps // family.ticks)
+        if self._backend is not None:
+            self._sent = self._backend.step(world, actions)
+        else:
+            for _ in range(family.ticks):
+                family.control(world, actions)
+                world.step(family.substeps // family.ticks)
         family.after_step(world)
         return family.outcome(world, self._parameters, actions)
 
@@ -287,6 +293,9 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Resets the robots; no reward has been received yet."""
         self._world.reset()
         self.family.start_episode(self._world, self.generators)
+        if self._backend is not None:
+            self._backend.start_episode(self._world)
+            self._sent = np.zeros((self.num_envs, self.family.action_size))
         self._world.states_changed()
         at_rest = np.zeros((self.num_envs, self.family.action_size))
         nothing = np.zeros(self.num_envs)
@@ -312,7 +321,9 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _info(self, outcome: Outcome) -> dict[str, Any]:
         episode, step = divmod(self._trial_step, self.episode_steps + 1)
+        sent = {} if self._sent is None else {"action_sent": self._sent.copy()}
         return {
+            **sent,
             "task_id": self._task_ids.copy(),
             "reward_dense": outcome.dense.copy(),
             "reward_sparse": outcome.sparse.copy(),
@@ -388,6 +399,8 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._camera.close()
         self._people_camera.close()
         self._window.close()
+        if self._backend is not None:
+            self._backend.close()
 
     def _require_reset(self, what: str) -> None:
         if self._trial_step < 0:
@@ -482,4 +495,4 @@ class TaskEnv(gym.Env[np.ndarray, np.ndarray]):
 
 
 def _first(info: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {name: values[0].item() for name, values in info.items()}
+    return {name: values[0].item() if values.ndim == 1 else values[0] for name, values in info.items()}

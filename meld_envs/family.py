@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import mujoco
 import numpy as np
 
+from meld_envs.backend import Backend
 from meld_envs.camera import Marker, Quality
 from meld_envs.tasks import Task, TaskSet
 from meld_envs.world import World
@@ -104,6 +105,10 @@ class Family(ABC):
         for name, value in chosen.items():
             check_choice(self.name, name, value, self.options[name])
         self.chosen = {name: chosen.get(name, choices[0]) for name, choices in self.options.items()}
+
+    def backend(self, world: World) -> Backend | None:
+        """Who moves the robots in place of the simulations; None, as with most families: they themselves."""
+        return None
 
     def choose(self, keywords: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
         """This family with those of the keywords that are its own, and the other keywords."""

@@ -9,6 +9,7 @@ from typing import ClassVar
 import mujoco
 import numpy as np
 
+from meld_envs.backend import Backend, load_backend
 from meld_envs.camera import Marker, Quality
 from meld_envs.families.sawyer import ASSETS
 from meld_envs.family import Family, Outcome, Parameter
@@ -45,6 +46,9 @@ ENTRY, ENTRY_TURN = 0.0015, 0.035  # m and rad at which it goes in
 DIVE = 0.008  # m a step, on the way in
 
 _SECONDS = TICKS * widowx.TICK
+
+#: Who moves the arm, if not the simulation. Names, for nothing here imports the bridge.
+BACKENDS = {"twin": "hardware_bridge.backend:Twins"}
 
 
 class WidowXEthernet(Family):
@@ -122,15 +126,18 @@ class WidowXEthernet(Family):
     def __init__(self, **chosen: str) -> None:
         """Takes the family's own keyword ``backend``: who moves the arm.
 
+        ``"sim"``: the simulation's own servos; ``"twin"``: the hardware bridge, whose driver talks to
+        emulated servos on a serial line, in simulated time.
+
         Raises:
-            NotImplementedError: a backend that needs the hardware bridge.
+            NotImplementedError: a backend that this version does not have.
             ValueError: an unknown backend.
         """
         super().__init__(**chosen)
-        if self.chosen["backend"] != "sim":
+        if self.chosen["backend"] == "robot":
             raise NotImplementedError(
-                f"{self.name}: backend={self.chosen['backend']!r} needs the hardware bridge, which this "
-                "version does not have; backend='sim', the default, simulates the arm"
+                f"{self.name}: backend='robot' is not there yet; backend='twin' drives the emulated robot, "
+                "backend='sim', the default, simulates the arm"
             )
 
     # Tasks ------------------------------------------------------------------------------------
@@ -155,6 +162,11 @@ class WidowXEthernet(Family):
     def build_model(self) -> mujoco.MjModel:
         """The table with arm and switch."""
         return build_spec().compile()
+
+    def backend(self, world: World) -> Backend | None:
+        """The hardware bridge, imported where it is asked for."""
+        where = BACKENDS.get(self.chosen["backend"])
+        return load_backend(where, self.chosen["backend"], world) if where else None
 
     def start_episode(self, world: World, rngs: Sequence[np.random.Generator]) -> None:
         """The arm at its start pose, at rest, held by its servos: no noise."""

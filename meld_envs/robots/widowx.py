@@ -201,15 +201,52 @@ def angles_at(place: np.ndarray, turn: np.ndarray) -> np.ndarray:
     x, y, z = np.moveaxis(np.asarray(place, dtype=np.float64), -1, 0)
     yaw, out = np.arctan2(y, x), np.hypot(x, y)
     up = z + TIP_POSITION[2] + HAND - SHOULDER_HEIGHT  # of the wrist above the shoulder
-    reach = np.clip(np.hypot(out, up), None, 0.9999 * (UPPER + FOREARM))
-    at_shoulder = np.arccos((UPPER**2 + reach**2 - FOREARM**2) / (2.0 * UPPER * reach))
-    at_elbow = np.arccos((UPPER**2 + FOREARM**2 - reach**2) / (2.0 * UPPER * FOREARM))
-    upper = np.arctan2(out, up) - at_shoulder  # all from the vertical
-    forearm = upper + np.pi - at_elbow
+    upper, forearm = _two_links(out, up)
     shoulder = upper - UPPER_LEAN
     elbow = forearm - np.pi / 2.0 - shoulder
     # pointing down, the plug turns against joint 5, and with joint 1
     return np.stack([yaw, shoulder, elbow, np.pi - forearm, yaw - turn], axis=-1)
+
+
+def _two_links(out: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Angles of upper arm and forearm from the vertical that bring the wrist there, seen from the shoulder."""
+    reach = np.clip(np.hypot(out, up), None, 0.9999 * (UPPER + FOREARM))
+    at_shoulder = np.arccos((UPPER**2 + reach**2 - FOREARM**2) / (2.0 * UPPER * reach))
+    at_elbow = np.arccos((UPPER**2 + FOREARM**2 - reach**2) / (2.0 * UPPER * FOREARM))
+    upper = np.arctan2(out, up) - at_shoulder
+    return upper, upper + np.pi - at_elbow
+
+
+def _wrist(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the wrist is, out from and up over the shoulder (m), and how the hand leans from the vertical."""
+    upper = angles[..., 1] + UPPER_LEAN
+    forearm = angles[..., 1] + angles[..., 2] + np.pi / 2.0
+    out = UPPER * np.sin(upper) + FOREARM * np.sin(forearm)
+    return out, UPPER * np.cos(upper) + FOREARM * np.cos(forearm), forearm + angles[..., 3]
+
+
+def tip_place(angles: np.ndarray) -> np.ndarray:
+    """Where the plug's tip is, ``(..., 3)`` m with the arm's base at the origin, at ``(..., 5)`` rad."""
+    out, up, lean = _wrist(angles)
+    length = HAND + TIP_POSITION[2]
+    out, yaw = out + length * np.sin(lean), angles[..., 0]
+    return np.stack(
+        [out * np.cos(yaw), out * np.sin(yaw), SHOULDER_HEIGHT + up + length * np.cos(lean)], axis=-1
+    )
+
+
+def lifted(angles: np.ndarray, height: float) -> np.ndarray:
+    """Angles ``(..., 5)`` rad at which the hand is so much higher (m), as it leans and is turned.
+
+    Where that is out of reach, the arm is stretched towards it.
+    """
+    out, up, lean = _wrist(angles)
+    upper, forearm = _two_links(out, up + height)
+    risen = np.array(angles, dtype=np.float64)
+    risen[..., 1] = upper - UPPER_LEAN
+    risen[..., 2] = forearm - np.pi / 2.0 - risen[..., 1]
+    risen[..., 3] = lean - forearm
+    return risen
 
 
 # The model -----------------------------------------------------------------------------------------

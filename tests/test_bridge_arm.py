@@ -1,0 +1,471 @@
+"""The arm on its bus and the whole driver, against emulated servos that move a simulated WidowX."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import meld_envs  # noqa: F401 - registers the environments
+from hardware_bridge.arm import NotReadyError, ServoArm
+from hardware_bridge.backend import LINE_TICK, TWIN, Twin, tip_height
+from hardware_bridge.config import load
+from hardware_bridge.driver import Driver
+from hardware_bridge.faults import FaultError
+from hardware_bridge.link import Link
+from hardware_bridge.protocol import Decoder, Instruction, Packet
+from hardware_bridge.rig import RigError
+from hardware_bridge.safety import Mode
+from hardware_bridge.servos import PROFILES, WIDOWX_MK2, WX200
+from hardware_bridge.twin.arm import WidowXWorld
+from hardware_bridge.twin.build import bench, emulate
+from hardware_bridge.twin.faults import WireFault, silence
+from hardware_bridge.twin.joint import Drive
+from hardware_bridge.twin.line import Line
+from meld_envs.families.widowx_ethernet import FACE
+from meld_envs.robots import widowx
+
+ETHERNET = "meld/WidowXEthernet-v0"
+ANGLES = (0.1, -0.2, 0.3, 0.8, -0.4)
+both = pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)
+
+
+@pytest.fixture
+def bus():
+    """An arm on a bench, in lockstep, served by whoever asks; everything is closed after the test."""
+    opened = []
+
+    def build(profile=WIDOWX_MK2, positions=None, change=None, **keywords):
+        world = bench(profile, positions)
+        line = Line(emulate(profile, world), world, clock="lockstep").open()
+        opened.append(line)
+        if change is not None:
+            change(line)
+        link = Link(line.port, profile.baud, slack=0.05, serve=line.pump, **keywords)
+        opened.append(link)
+        return line, ServoArm(link, profile, clock=lambda: line.now)
+
+    yield build
+    for thing in reversed(opened):
+        thing.close()
+
+
+@pytest.fixture
+def twin():
+    """Twins that are closed after the test."""
+    twins = []
+
+    def build(**keywords):
+        twins.append(Twin(**keywords))
+        return twins[-1]
+
+    yield build
+    for opened in twins:
+        opened.close()
+
+
+# The world behind the servos ------------------------------------------------------------------------
+
+
+def drive(world, spec, goal):
+    motor = spec.model.motor
+    stiffness = motor.stall * motor.gain * 32 if spec.model.bulk_read else motor.stall * motor.gain / 32
+    world.joint(spec.name).drive(spec.id, Drive(goal, stiffness, motor.stall / 2, motor.damping))
+
+
+def test_the_world_is_the_familys_with_the_servos_motors():
+    world = WidowXWorld(angles=ANGLES)
+    goal = widowx.holding_goal(world.model, np.array(ANGLES))
+    world.model.actuator_gainprm[:, 0] = 0  # holding_goal looked at the arm only
+    for spec, angle in zip(WIDOWX_MK2.joints, goal):
+        drive(world, spec, float(angle))
+    for _ in range(200):
+        world.step(0.005)
+    assert [world.joint(spec.name).position for spec in WIDOWX_MK2.joints] == pytest.approx(ANGLES, abs=0.01)
+    shoulder = world.joint("joint_2")
+    assert shoulder.force(2) == pytest.approx(world.data.qfrc_bias[1], abs=0.12), "gravity, but for friction"
+
+
+def test_without_torque_it_falls_and_a_stall_is_bounded():
+    world = WidowXWorld(angles=(0.0, 0.0, 0.0, 0.0, 0.0))
+    for _ in range(100):
+        world.step(0.005)
+    assert world.joint("joint_2").position > 0.03
+    spec = WIDOWX_MK2.joints[1]
+    drive(world, spec, -1.5)
+    assert world.joint("joint_2").force(2) == pytest.approx(-spec.model.motor.stall / 2, rel=0.5)
+    world.step(0.005)
+    assert abs(world.data.actuator_force[1]) <= spec.model.motor.stall / 2 + 1e-9
+
+
+def test_a_dead_band_does_not_push():
+    world = WidowXWorld(angles=ANGLES)
+    joint = world.joint("joint_5")
+    joint.drive(5, Drive(ANGLES[4] + 0.004, 9.0, 0.75, 0.24, deadband=0.005))
+    assert joint.control == pytest.approx(ANGLES[4])
+    joint.drive(5, Drive(ANGLES[4] + 0.014, 9.0, 0.75, 0.24, deadband=0.005))
+    assert joint.control == pytest.approx(ANGLES[4] + 0.009)
+
+
+def test_the_rigs_servos_move_the_switch():
+    world = WidowXWorld(rig=(0.05, -0.004))
+    wall = world.model.geom("far").id
+    world.step(0.005)
+    before = world.data.geom_xpos[wall].copy()
+    for spec, goal in zip(WIDOWX_MK2.rig, (-0.1, 0.008)):
+        motor, k = spec.model.motor, spec.ratio
+        law = Drive(goal, motor.stall * motor.gain * 32 * k * k, 1.2 * k, motor.damping * k * k)
+        world.joint(spec.name).drive(spec.id, law)
+    for _ in range(200):
+        world.step(0.005)
+    assert world.rig == pytest.approx((-0.1, 0.008), abs=2e-3)
+    world.step(0.005)
+    assert world.data.geom_xpos[wall][1] - before[1] == pytest.approx(0.012, abs=2.5e-3)
+
+
+# On the bus -----------------------------------------------------------------------------------------
+
+
+@both
+def test_a_sound_arm_is_ready_and_is_read(profile, bus):
+    positions = {joint.name: 0.1 * index - 0.2 for index, joint in enumerate(profile.joints)}
+    line, arm = bus(profile, positions)
+    arm.check()
+    reading = arm.read()
+    assert reading.position == pytest.approx(list(positions.values()), abs=3e-3)
+    assert reading.voltage == pytest.approx([12.0] * 5)
+    assert reading.temperature == pytest.approx([25.0] * 5)
+    assert reading.at == line.now and reading.torque_on is None and not arm.drain()
+    chained = 5 if profile is WX200 else 4
+    assert sum(map(len, arm._chains)) == chained, "an AX-12 knows no bulk read"
+
+
+def defect(line, name, register, value):
+    line.servo(WIDOWX_MK2.axis(name).id).table[register] = value
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "where", "says"),
+    [
+        (lambda line: setattr(line.servo(3), "mute", True), "servo missing", "joint_3", "id 3 does not answer"),
+        (lambda line: defect(line, "joint_4", "model_number", 310), "id conflict", "joint_4", "is MX-64"),
+        (lambda line: defect(line, "joint_2", "max_torque", 1023), "fence differs", "joint_2", "is 1023"),
+        (lambda line: defect(line, "rotation", "cw_angle_limit", 0), "fence differs", "rotation", "cw_angle"),
+        (lambda line: defect(line, "gripper", "shutdown", 0), "fence differs", "gripper", "should be 36"),
+    ],
+)  # fmt: skip
+def test_an_arm_that_is_not_as_it_should_be_is_named_and_not_touched(change, kind, where, says, bus):
+    line, arm = bus(change=change, retries=0)
+    with pytest.raises(NotReadyError, match=says) as caught:
+        arm.check()
+    assert [(c.kind, c.where) for c in caught.value.conditions] == [(kind, where)]
+    assert all(servo.table["torque_enable"] == 0 for servo in line.servos)
+
+
+def test_one_dead_servo_does_not_hide_the_others(bus):
+    line, arm = bus(retries=0)
+    line.wire.add(WireFault(silence(), servo_id=2, instruction=int(Instruction.BULK_READ)))
+    assert arm.read().position == pytest.approx([0.0] * 5, abs=3e-3), "asked one by one"
+    assert [c.kind for c in arm.drain()] == ["packet lost"]
+
+
+@both
+def test_goals_and_torque_reach_the_servos(profile, bus):
+    line, arm = bus(profile)
+    first = profile.joints[0]
+    arm.power({first.name: (0.0, 0.1)})
+    assert line.servo(first.id).table["torque_enable"] == 1
+    for _ in range(60):
+        arm.send({first.name: (0.2, 0.4)})
+        line.advance(0.02, after_bytes=arm.link.sent)
+    assert arm.read().position[0] == pytest.approx(0.2, abs=0.01)
+    arm.release()
+    assert line.servo(first.id).table["torque_enable"] == 0 and not arm.powered
+
+
+@both
+def test_what_servos_say_of_their_health_becomes_conditions(profile, bus):
+    line, arm = bus(profile)
+    joint = profile.joints[2]
+    arm.power({joint.name: (0.0, 0.1)})
+    line.servo(joint.id).temperature = 90.0
+    line.advance(0.02, after_bytes=arm.link.sent)
+    arm.read()
+    assert ("overheated", joint.name) in {(c.kind, c.where) for c in arm.drain()}
+
+
+def test_a_servo_that_restarted_is_seen(bus):
+    line, arm = bus()
+    arm.power({joint.name: (0.0, 0.1) for joint in WIDOWX_MK2.joints})
+    line.servo(3).table["torque_enable"] = 0
+    for _ in range(8):
+        arm.inspect()
+    assert list(arm.read().torque_on) == [True, True, False, True, True]
+
+
+# The driver -----------------------------------------------------------------------------------------
+
+
+def test_it_goes_where_it_is_sent_and_rests_at_the_end(twin):
+    robot = twin()
+    driver, rest = robot.driver, np.array(robot.configuration.arm.rest)
+    assert robot.safety.mode is Mode.READY
+    target = np.array([0.2, -1.2, 1.2, 0.2, 0.3])
+    driver.go_to(target)
+    driver.run(0.3)
+    assert driver.reading.position == pytest.approx(target, abs=0.06), "it sags by so much"
+    driver.shut_down()
+    assert robot.safety.mode is Mode.OFF
+    assert driver.reading.position == pytest.approx(rest, abs=0.08)
+    assert all(robot.line.servo(joint.id).table["torque_enable"] == 0 for joint in WIDOWX_MK2.joints)
+
+
+def test_readings_that_cannot_be_are_read_again(twin):
+    robot = twin()
+    robot.driver.run(0.1)
+    servo, jumps = robot.line.servo(1), iter([900.0])
+    servo.sense = lambda raw: raw + next(jumps, 0.0)
+    robot.driver.run(0.1)
+    assert robot.safety.faults.counts["reading implausible"] == 1
+    assert robot.safety.mode is Mode.READY and abs(robot.driver.reading.position[0]) < 0.01
+
+
+def test_a_servo_lost_in_an_episode_holds_the_others_and_is_named(twin):
+    robot = twin()
+    robot.link.slack, robot.link.retries = 0.02, 0
+    robot.safety.begin_episode(robot.driver.beat.now())
+    robot.step(np.array([0.5, 0.0, 0.0, 0.0, 0.0]), 5)
+    robot.line.servo(4).mute = True
+    lost = robot.line.now
+    robot.step(np.array([0.5, 0.0, 0.0, 0.0, 0.0]), 8)
+    fault = next(fault for fault in robot.safety.faults.history if fault.kind == "servo missing")
+    assert fault.where == "joint_4" and fault.since - lost <= 0.1
+    assert robot.safety.mode is Mode.HOLDING
+    with pytest.raises(FaultError, match="servo missing"):
+        robot.reset(np.array(robot.configuration.arm.ready), 0.0, 0.0)
+
+
+def test_a_port_that_vanishes_is_a_fault_and_no_crash(twin):
+    robot = twin()
+    robot.line.unplug()
+    robot.driver.cycle()
+    assert robot.safety.mode is Mode.HOLDING
+    assert robot.safety.faults.counts["port gone"] == 1
+
+
+def test_a_shut_down_servo_that_acknowledges_is_found(twin):
+    robot = twin()
+    robot.line.servo(2).temperature = 95.0
+    robot.driver.run(0.1)
+    kinds = set(robot.safety.faults.counts)
+    assert "overheated" in kinds
+
+
+def test_the_rig_moves_and_keeps_away_from_a_low_arm(twin):
+    robot = twin()
+    robot.driver.go_to(np.array(robot.configuration.arm.ready))
+    robot.rig.move(0.12, -0.008)
+    assert robot.world.rig == pytest.approx((0.12, -0.008), abs=3e-3)
+    robot.driver.reading = dataclasses.replace(
+        robot.driver.reading, position=widowx.angles_at(np.array([0.2, 0.0, FACE - 0.005]), np.array(0.0))
+    )
+    assert not robot.clear_of_rig()
+    with pytest.raises(RigError, match="in the rig's way"):
+        robot.rig.move(0.0, 0.0)
+    blocked = robot.line.servo(WIDOWX_MK2.rig[1].id)
+    blocked.table["torque_limit"] = 0
+    robot.driver.run(0.1)
+    with pytest.raises(RigError, match="translation lacks"):
+        robot.rig.move(0.12, 0.008)
+
+
+def test_a_lifted_hand_rises_straight():
+    angles = np.array([0.3, -0.5, 0.9, 1.1, 0.2])
+    place, higher = (widowx.tip_place(a) for a in (angles, widowx.lifted(angles, 0.03)))
+    assert higher - place == pytest.approx([0.0, 0.0, 0.03], abs=1e-9)
+    assert tip_height(angles) == place[2]
+    down = widowx.angles_at(np.array([0.2, 0.01, 0.06]), np.array(0.1))
+    assert widowx.tip_place(down) == pytest.approx([0.2, 0.01, 0.06], abs=1e-9)
+
+
+# The environment ------------------------------------------------------------------------------------
+
+
+class Wiretap:
+    """Checks every packet that sets a goal against every limit, by what is on the wire alone."""
+
+    def __init__(self):
+        self.configuration = load(TWIN)
+        self.axes = {axis.id: axis for axis in self.configuration.arm_profile()}
+        self.goals = 0
+        self.violations = []
+        self.last = {}
+
+    def __call__(self, transaction):
+        for packet in Decoder().feed(transaction.sent):
+            assert isinstance(packet, Packet)
+            if packet.code == Instruction.SYNC_WRITE:
+                address, length = packet.params[0], packet.params[1]
+                assert (address, length) == (30, 4), "goals and speeds, and nothing else"
+                parts = packet.params[2:]
+                for start in range(0, len(parts), 5):
+                    self.look(parts[start], parts[start + 1 : start + 5])
+            elif packet.code == Instruction.WRITE:
+                assert packet.params[0] >= 24, "nothing is written to an EEPROM"
+                if packet.params[0] == 30:
+                    self.look(packet.id, packet.params[1:5])
+
+    def look(self, servo, data):
+        axis = self.axes[servo]
+        tick, register = (int.from_bytes(data[i : i + 2], "little") for i in (0, 2))
+        low, high = axis.tick_limits
+        unit = axis.model.register("moving_speed").unit
+        arm = servo <= 5
+        most = 0.22 if arm else axis.max_speed * axis.ratio
+        # A goal lies a horizon ahead of a reference that moves at that speed: from one to the next.
+        far = (most * 0.02 + most * 0.06 * 2) / axis.model.rad_per_tick + 1
+        self.goals += 1
+        if not low <= tick <= high or not 0 < register * unit <= most + 1e-9:
+            self.violations.append((axis.name, tick, register))
+        if servo in self.last and abs(tick - self.last[servo]) > far:
+            self.violations.append((axis.name, "jump", self.last[servo], tick))
+        self.last[servo] = tick
+
+
+def same_actions(seed):
+    """Forty actions from the start, smooth and well above the ports, ``(40, 5)``."""
+    rng = np.random.default_rng(seed)
+    times = np.arange(40)[:, None] / 40.0
+    rates, phases = rng.uniform(0.5, 3.0, 5), rng.uniform(0.0, 2.0 * np.pi, 5)
+    actions = 0.8 * np.sin(2.0 * np.pi * rates * times + phases) + rng.uniform(-0.2, 0.2, (40, 5))
+    actions[:, 1] = np.where(times[:, 0] < 0.2, -0.8, 0.35 * actions[:, 1])  # up first, then about there
+    actions[:, 2:4] *= 0.35
+    return np.clip(actions, -1.0, 1.0)
+
+
+def hand(env):
+    """Place of the tip (m) and axes of the plug, of what an environment has simulated."""
+    world = env.unwrapped._batch._world
+    site = world.model.site(widowx.TIP).id
+    return world.derived("site_xpos")[0, site].copy(), world.derived("site_xmat")[0, site].reshape(3, 3).copy()
+
+
+def apart(one, other):
+    """Distance (m) and angle (degrees) between two hands."""
+    cosine = (np.trace(one[1].T @ other[1]) - 1.0) / 2.0
+    return np.linalg.norm(one[0] - other[0]), np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+
+
+def test_the_same_actions_end_at_the_same_place_on_sim_and_twin_and_break_no_limit():
+    envs = [gym.make(ETHERNET, backend=backend, obs_type="state") for backend in ("sim", "twin")]
+    tap = Wiretap()
+    for env in envs:
+        env.reset(seed=3)
+    robot = envs[1].unwrapped._batch._backend.twins[0]
+    robot.link.record = tap
+    assert np.degrees(robot.world.rig[0]) == pytest.approx(
+        envs[0].unwrapped.task.parameters["rotation"], abs=0.5
+    )
+    travelled = hand(envs[0])
+    for action in same_actions(3):
+        infos = [env.step(action.astype(np.float32))[4] for env in envs]
+        assert infos[1]["action_sent"] == pytest.approx(action, abs=0.21), "the first tick accelerates"
+    assert "action_sent" not in infos[0]
+    assert apart(travelled, hand(envs[0]))[0] > 0.03
+    distance, angle = apart(*map(hand, envs))
+    assert distance < 0.005 and angle < 2.0
+    assert tap.goals >= 40 * 15 * 5 and not tap.violations
+    for env in envs:
+        env.close()
+
+
+def test_spaces_tasks_and_frames_are_the_simulations_and_the_expert_inserts():
+    envs = [gym.make(ETHERNET, backend=backend) for backend in ("sim", "twin")]
+    frames = [env.reset(seed=0)[0] for env in envs]
+    sim, twin = envs
+    assert twin.observation_space == sim.observation_space and twin.action_space == sim.action_space
+    assert twin.unwrapped.task == sim.unwrapped.task
+    assert twin.unwrapped.task_set.train == sim.unwrapped.task_set.train
+    assert np.abs(frames[0].astype(int) - frames[1]).mean() < 2.0, "the same scene, but for the arm's sag"
+    for _ in range(25):
+        *_, info = twin.step(twin.unwrapped.expert_action())
+        if info["success"]:
+            break
+    assert info["success"] and info["reward_sparse"] == 1.0
+    _, info = twin.reset(seed=1)
+    assert not info["success"] and info["score"] < -0.03, "out of the port again, and back at the start"
+    for env in envs:
+        env.close()
+
+
+def test_bad_actions_go_no_further_than_the_environment():
+    env = gym.make(ETHERNET, backend="twin", obs_type="state")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="finite"):
+        env.step(np.array([np.nan, 0.0, 0.0, 0.0, 0.0], dtype=np.float32))
+    env.close()
+    env.close()
+
+
+# In real time ---------------------------------------------------------------------------------------
+
+LINE = """
+import json, signal, sys, threading, time
+from hardware_bridge.config import load
+from hardware_bridge.backend import TWIN
+from hardware_bridge.twin.arm import WidowXWorld
+from hardware_bridge.twin.build import emulate
+from hardware_bridge.twin.line import Line
+
+profile = load(TWIN).arm_profile()
+world = WidowXWorld(profile, angles=(0.0, -1.2, 1.2, 0.2, 0.0))
+line = Line(emulate(profile, world), world, link_path=sys.argv[1], tick=0.005)
+signal.signal(signal.SIGTERM, lambda number, frame: line.stop())
+rows, step = [], world.step
+
+def logged(dt):
+    step(dt)
+    rows.append((line._origin + line.now, line.counts["packets"], world.joint("joint_1").position,
+                 world.joint("joint_1").velocity))
+
+world.step = logged
+line.serve_forever()
+json.dump(rows, open(sys.argv[2], "w"))
+"""
+
+DRIVER = """
+import sys, time
+import numpy as np
+from hardware_bridge.arm import ServoArm
+from hardware_bridge.backend import TWIN
+from hardware_bridge.config import load
+from hardware_bridge.driver import Driver, RealTime
+from hardware_bridge.link import Link
+from hardware_bridge.safety import Safety
+
+configuration = load(TWIN)
+limits, profile = configuration.limits(), configuration.arm_profile()
+link = Link(sys.argv[1], slack=0.5)
+driver = Driver(ServoArm(link, profile), Safety(limits, profile.rest), RealTime(0.02))
+driver.start()
+driver.safety.begin_episode(time.monotonic())
+print("moving", flush=True)
+last, sequence, stall = time.monotonic(), 0, sys.argv[2] == "stall"
+while True:
+    now = time.monotonic()
+    if sequence == 0 or (now - last >= 0.3 and not (stall and sequence >= 4)):
+        sequence, last = sequence + 1, now
+        driver.safety.act(np.array([0.2, 0.0, 0.0, 0.0, 0.0]), now, sequence)
+    command = driver.cycle()
+    if stall and sequence >= 4 and command.velocity[0] < 0.19:
+        print("braking", now - last, driver.safety.faults.counts["policy stalled"], flush=True)
+        stall = None
+    driver.beat.wait()
+"""
