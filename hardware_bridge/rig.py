@@ -14,7 +14,7 @@ import numpy as np
 
 from hardware_bridge.arm import ServoArm
 from hardware_bridge.driver import Driver
-from hardware_bridge.safety import Limiter, Limits, Reference
+from hardware_bridge.limiter import Limiter, Limits, Reference
 from hardware_bridge.safety_settings import SafetySettings
 
 #: Of the shafts, rotation and translation: 10 degrees and 6 mm a second; the whole range takes 3.2 s.
@@ -92,8 +92,8 @@ class Rig:
         error = np.abs(self.measured() - target / self._ratios)
         axis = int((error / NEAR).argmax())
         raise RigError(
-            f"{self.axes[axis].name} lacks {error[axis]:.4f} of {wanted[axis]:.4f}: look whether it is blocked, "
-            "or its belt slips"
+            f"{self.axes[axis].name} lacks {error[axis]:.4f} of {wanted[axis]:.4f}: look whether it is "
+            "blocked, or its belt slips"
         )
 
     def _step(self, target: np.ndarray, dt: float) -> None:

@@ -18,7 +18,7 @@ class Backend(Protocol):
     """What the environments need of it."""
 
     def start_episode(self, world: World) -> None:
-        """Brings every robot into the state that the family has put into the world, then writes where it is."""
+        """Brings every robot into the state that the family has put into the world; writes where it is."""
 
     def step(self, world: World, actions: np.ndarray) -> np.ndarray:
         """Takes a control step ``(n, A)``; returns the actions that were really sent, ``(n, A)``."""

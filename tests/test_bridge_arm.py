@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import gymnasium as gym
 import numpy as np
@@ -15,9 +10,8 @@ import pytest
 
 import meld_envs  # noqa: F401 - registers the environments
 from hardware_bridge.arm import NotReadyError, ServoArm
-from hardware_bridge.backend import LINE_TICK, TWIN, Twin, tip_height
+from hardware_bridge.backend import TWIN, Twin, tip_height
 from hardware_bridge.config import load
-from hardware_bridge.driver import Driver
 from hardware_bridge.faults import FaultError
 from hardware_bridge.link import Link
 from hardware_bridge.protocol import Decoder, Instruction, Packet
@@ -154,7 +148,7 @@ def defect(line, name, register, value):
 @pytest.mark.parametrize(
     ("change", "kind", "where", "says"),
     [
-        (lambda line: setattr(line.servo(3), "mute", True), "servo missing", "joint_3", "id 3 does not answer"),
+        (lambda line: setattr(line.servo(3), "mute", True), "servo missing", "joint_3", "id 3 does not"),
         (lambda line: defect(line, "joint_4", "model_number", 310), "id conflict", "joint_4", "is MX-64"),
         (lambda line: defect(line, "joint_2", "max_torque", 1023), "fence differs", "joint_2", "is 1023"),
         (lambda line: defect(line, "rotation", "cw_angle_limit", 0), "fence differs", "rotation", "cw_angle"),
@@ -354,7 +348,9 @@ def hand(env):
     """Place of the tip (m) and axes of the plug, of what an environment has simulated."""
     world = env.unwrapped._batch._world
     site = world.model.site(widowx.TIP).id
-    return world.derived("site_xpos")[0, site].copy(), world.derived("site_xmat")[0, site].reshape(3, 3).copy()
+    return world.derived("site_xpos")[0, site].copy(), world.derived("site_xmat")[0, site].reshape(
+        3, 3
+    ).copy()
 
 
 def apart(one, other):
@@ -412,60 +408,3 @@ def test_bad_actions_go_no_further_than_the_environment():
         env.step(np.array([np.nan, 0.0, 0.0, 0.0, 0.0], dtype=np.float32))
     env.close()
     env.close()
-
-
-# In real time ---------------------------------------------------------------------------------------
-
-LINE = """
-import json, signal, sys, threading, time
-from hardware_bridge.config import load
-from hardware_bridge.backend import TWIN
-from hardware_bridge.twin.arm import WidowXWorld
-from hardware_bridge.twin.build import emulate
-from hardware_bridge.twin.line import Line
-
-profile = load(TWIN).arm_profile()
-world = WidowXWorld(profile, angles=(0.0, -1.2, 1.2, 0.2, 0.0))
-line = Line(emulate(profile, world), world, link_path=sys.argv[1], tick=0.005)
-signal.signal(signal.SIGTERM, lambda number, frame: line.stop())
-rows, step = [], world.step
-
-def logged(dt):
-    step(dt)
-    rows.append((line._origin + line.now, line.counts["packets"], world.joint("joint_1").position,
-                 world.joint("joint_1").velocity))
-
-world.step = logged
-line.serve_forever()
-json.dump(rows, open(sys.argv[2], "w"))
-"""
-
-DRIVER = """
-import sys, time
-import numpy as np
-from hardware_bridge.arm import ServoArm
-from hardware_bridge.backend import TWIN
-from hardware_bridge.config import load
-from hardware_bridge.driver import Driver, RealTime
-from hardware_bridge.link import Link
-from hardware_bridge.safety import Safety
-
-configuration = load(TWIN)
-limits, profile = configuration.limits(), configuration.arm_profile()
-link = Link(sys.argv[1], slack=0.5)
-driver = Driver(ServoArm(link, profile), Safety(limits, profile.rest), RealTime(0.02))
-driver.start()
-driver.safety.begin_episode(time.monotonic())
-print("moving", flush=True)
-last, sequence, stall = time.monotonic(), 0, sys.argv[2] == "stall"
-while True:
-    now = time.monotonic()
-    if sequence == 0 or (now - last >= 0.3 and not (stall and sequence >= 4)):
-        sequence, last = sequence + 1, now
-        driver.safety.act(np.array([0.2, 0.0, 0.0, 0.0, 0.0]), now, sequence)
-    command = driver.cycle()
-    if stall and sequence >= 4 and command.velocity[0] < 0.19:
-        print("braking", now - last, driver.safety.faults.counts["policy stalled"], flush=True)
-        stall = None
-    driver.beat.wait()
-"""

@@ -209,7 +209,7 @@ def angles_at(place: np.ndarray, turn: np.ndarray) -> np.ndarray:
 
 
 def _two_links(out: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Angles of upper arm and forearm from the vertical that bring the wrist there, seen from the shoulder."""
+    """Angles of upper arm and forearm from the vertical, the wrist being there as seen from the shoulder."""
     reach = np.clip(np.hypot(out, up), None, 0.9999 * (UPPER + FOREARM))
     at_shoulder = np.arccos((UPPER**2 + reach**2 - FOREARM**2) / (2.0 * UPPER * reach))
     at_elbow = np.arccos((UPPER**2 + FOREARM**2 - reach**2) / (2.0 * UPPER * FOREARM))
