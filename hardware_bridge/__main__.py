@@ -1,4 +1,4 @@
-"""``python -m hardware_bridge``: ``doctor`` looks at every device, ``twin`` starts the emulated robot."""
+"""``python -m hardware_bridge``: ``doctor`` looks at devices, ``twin`` emulates them, ``replay`` shows records."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from hardware_bridge.config import EXAMPLE, ConfigError, load
 from hardware_bridge.doctor import Finding, examine
+from hardware_bridge.recorder import RecorderError, export_npz, replay
 from hardware_bridge.twin.robot import DEFECTS, EmulatedRobot
 
 
@@ -38,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
         help="what is to be wrong with it; may be repeated: " + ", ".join(DEFECTS),
     )  # fmt: skip
     twin.set_defaults(run=_twin)
+    shown = commands.add_parser("replay", help="shows the steps of a recording, each when it was recorded")
+    shown.add_argument("file")
+    shown.add_argument("--speed", type=float, default=1.0, help="2 is twice as fast, inf as fast as can be")
+    shown.add_argument("--export", metavar="FOLDER", help="write its episodes there as .npz files instead")
+    shown.set_defaults(run=_replay)
     return parser
 
 
@@ -77,6 +85,29 @@ def _twin(options: argparse.Namespace) -> int:
         print(f"configuration  {robot.config}", flush=True)
         stop.wait()
     return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    try:
+        if options.export:
+            print(*export_npz(options.file, options.export), sep="\n")
+            return 0
+        first: float | None = None
+        for step in replay(options.file, speed=options.speed):
+            first = step.at if first is None else first
+            values = "  ".join(f"{name}={_short(value)}" for name, value in step.values.items())
+            print(f"{step.sequence:6d}  {step.at - first:9.3f} s  {values}", flush=True)
+    except (RecorderError, ValueError, FileExistsError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _short(value: object) -> str:
+    """A value for a line: large arrays by their shape."""
+    if not isinstance(value, np.ndarray) or value.size <= 8:
+        return str(value)
+    return f"{value.dtype}{list(value.shape)}"
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from hardware_bridge.__main__ import main
 from hardware_bridge.doctor import check_port, check_recordings, examine
+from hardware_bridge.recorder import Recorder
 from hardware_bridge.twin.robot import DEFECTS, EmulatedRobot
 
 
@@ -105,6 +107,21 @@ def test_recordings_need_a_folder_and_room(tmp_path):
 def test_an_unknown_defect_is_refused(tmp_path):
     with pytest.raises(KeyError, match="no defect 'rust'; there are unplugged"):
         EmulatedRobot(tmp_path, defects=["rust"])
+
+
+def test_replay_shows_steps_and_names_damage(tmp_path, capsys):
+    path = tmp_path / "run.rec"
+    with Recorder(path) as recorder:
+        for number in range(3):
+            recorder.step({"reward": 0.5 * number, "image": np.zeros((64, 128, 3), np.uint8)})
+    assert main(["replay", str(path), "--speed", "inf"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and "reward=1.0" in lines[2] and "image=uint8[64, 128, 3]" in lines[2]
+    assert main(["replay", str(path), "--export", str(tmp_path / "episodes")]) == 0
+    assert (tmp_path / "episodes" / "episode_00000.npz").exists()
+    path.write_bytes(path.read_bytes()[:-5])
+    assert main(["replay", str(path), "--speed", "inf"]) == 1
+    assert "its end was torn off" in capsys.readouterr().err
 
 
 def test_the_twin_command_stays_until_it_is_interrupted(root):
