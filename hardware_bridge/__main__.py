@@ -1,4 +1,4 @@
-"""``python -m hardware_bridge``: ``doctor`` looks at devices, ``twin`` emulates them, ``replay`` shows records."""
+"""``python -m hardware_bridge``: ``doctor`` looks at devices, ``twin`` emulates, ``replay`` shows recordings."""
 
 from __future__ import annotations
 
