@@ -1,4 +1,4 @@
-"""``python -m hardware_bridge``: ``doctor`` looks at devices, ``twin`` emulates, ``replay`` shows recordings."""
+"""``python -m hardware_bridge``: look at devices (doctor), emulate them (twin), show a recording (replay)."""
 
 from __future__ import annotations
 
