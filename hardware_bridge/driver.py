@@ -111,7 +111,9 @@ class Driver:
         except LinkError:
             self.arm.release()
             raise
-        self.command, self.reading = command, reading
+        # Switching on took many packets: the loop's time begins now, or its first tick would count as late.
+        reading = self.arm.read()
+        self.command, self.reading = self.safety.start(reading, self.beat.now()), reading
 
     def cycle(self) -> Command:
         """One tick. It never raises for what happens on the bus: that becomes a fault of the book."""
