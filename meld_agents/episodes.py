@@ -45,6 +45,23 @@ class Sequences(NamedTuple):
     task: np.ndarray  # (B,) int64
 
 
+class Mixture(NamedTuple):
+    """Which of a task's trials are drawn, or episodes, where they are joined independently.
+
+    Attributes:
+        since: those of this block and later ones (a block is one ``add``) ...
+        earlier_share: ... but with this probability one of the task's earlier ones.
+        rewarded_share: with this probability one in which there ever was a reward, if there is any.
+    """
+
+    since: int = 0
+    earlier_share: float = 0.0
+    rewarded_share: float = 0.0
+
+
+ANY_TRIAL = Mixture()
+
+
 @dataclass
 class _Block:
     tasks: np.ndarray
@@ -63,6 +80,7 @@ class EpisodeStore:
     num_tasks: int
     _blocks: list[_Block] = field(default_factory=list)
     _of_task: list[list[tuple[int, int]]] = field(default_factory=list)
+    _rewarded: set[tuple[int, int]] = field(default_factory=set)
     _digests: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -104,6 +122,8 @@ class EpisodeStore:
     def _index(self, block: _Block) -> None:
         for row, task in enumerate(block.tasks):
             self._of_task[task].append((len(self._blocks), row))
+            if block.trials.reward[row].any():
+                self._rewarded.add((len(self._blocks), row))
         self._blocks.append(block)
 
     def blocks(self) -> Iterator[tuple[np.ndarray, Trials]]:
@@ -119,8 +139,7 @@ class EpisodeStore:
         pairing: Pairing = "lived",
         episodes: int | None = None,
         features: bool = False,
-        since: int = 0,
-        earlier_share: float = 0.0,
+        mixture: Mixture = ANY_TRIAL,
     ) -> Sequences:
         """``count`` sequences, each of a task drawn uniformly among the tasks that have data.
 
@@ -131,9 +150,7 @@ class EpisodeStore:
                 were drawn independently (as the authors' released code does).
             episodes: episodes per sequence; default K, 1 for agents without trial memory.
             features: give cached features instead of observations.
-            since: only trials of this block and later ones (a block is one ``add``) ...
-            earlier_share: ... but each trial, or each episode where they are joined independently, comes from
-                the task's earlier ones with this probability.
+            mixture: which trials; by default any.
 
         Raises:
             LookupError: the store is empty, or has no cached features where they are asked for.
@@ -147,25 +164,25 @@ class EpisodeStore:
         tasks = np.array([ready[i] for i in rng.integers(len(ready), size=count)])
         for task in tasks:
             if pairing == "lived" and episodes == per_trial:
-                rows = self._pool(rng, task, since, earlier_share)
+                rows = self._pool(rng, task, mixture)
                 block, row = rows[rng.integers(len(rows))]
                 chosen.append([(self._blocks[block], row, k) for k in range(episodes)])
             else:
-                pools = [self._pool(rng, task, since, earlier_share) for _ in range(episodes)]
+                pools = [self._pool(rng, task, mixture) for _ in range(episodes)]
                 draws = rng.integers([len(rows) * per_trial for rows in pools])
                 picks = [(*rows[d // per_trial], int(d % per_trial)) for rows, d in zip(pools, draws)]
                 chosen.append([(self._blocks[block], row, k) for block, row, k in picks])
         return self._gather(chosen, tasks, features)
 
-    def _pool(
-        self, rng: np.random.Generator, task: int, since: int, earlier_share: float
-    ) -> list[tuple[int, int]]:
+    def _pool(self, rng: np.random.Generator, task: int, mixture: Mixture) -> list[tuple[int, int]]:
         """Of which of a task's trials one is drawn."""
         rows = self._of_task[task]
-        first = bisect.bisect_left(rows, (since, 0)) if since else 0
-        if not 0 < first < len(rows):
-            return rows
-        return rows[:first] if rng.random() < earlier_share else rows[first:]
+        first = bisect.bisect_left(rows, (mixture.since, 0)) if mixture.since else 0
+        if 0 < first < len(rows):
+            rows = rows[:first] if rng.random() < mixture.earlier_share else rows[first:]
+        if mixture.rewarded_share and rng.random() < mixture.rewarded_share:
+            rows = [row for row in rows if row in self._rewarded] or rows
+        return rows
 
     def _gather(
         self, chosen: Sequence[Sequence[tuple[_Block, int, int]]], tasks: np.ndarray, features: bool
@@ -258,6 +275,7 @@ class EpisodeStore:
             ValueError: a block is missing or does not have its digest.
         """
         self._blocks, self._of_task, self._digests = [], [[] for _ in range(self.num_tasks)], []
+        self._rewarded = set()
         for number, digest in enumerate(digests):
             path = folder / f"{number:06d}.npz"
             try:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from meld_agents.autoencoding import Autoencoding
-from meld_agents.episodes import EpisodeStore, Sequences
+from meld_agents.episodes import EpisodeStore, Mixture, Sequences
 from meld_agents.interface import Evidence, MakeEnv, Policy, Progress
 from meld_agents.learner import Learner, Part
 from meld_agents.meld_settings import MeldSettings, meld_settings
@@ -199,8 +199,7 @@ class MELD(Learner):
             s.trial_pairing,
             episodes=None if self.meta else 1,
             features=self.perception.cached,
-            since=self._earlier_blocks,
-            earlier_share=s.earlier_share,
+            mixture=Mixture(self._earlier_blocks, s.earlier_share, s.rewarded_share),
         )
         shown = sampled.reward_dense if self._in_dense_stage else sampled.reward
         actions, rewards, dense = map(self._tensor, (sampled.action, shown, sampled.reward_dense))

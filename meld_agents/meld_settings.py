@@ -72,6 +72,7 @@ class MeldSettings:
 
     # Sparse rewards (Section 5.2, appendix C, equation 8)
     dense_stage_steps: int = 0  # of a first agent that is shown the dense reward; 0 for none
+    rewarded_share: float = 0.0  # deviation: of trials in which there ever was a reward, at least
     earlier_share: float = 0.3  # of the second agent's trials, from the first one's data (released)
 
     # Schedule
@@ -120,7 +121,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("autoencoder_batch", "trials_per_update", "actor_hidden", "actor_batch"), (1, FINITE)),
     **dict.fromkeys(("actor_updates_per_update", "warmup_trials_per_task"), (1, FINITE)),
     **dict.fromkeys(("warmup_action_hold", "collect_tasks"), (1, FINITE)),
-    **dict.fromkeys(("discount", "target_rate", "earlier_share"), (0, 1)),
+    **dict.fromkeys(("discount", "target_rate", "earlier_share", "rewarded_share"), (0, 1)),
 }
 
 #: Named starting points; every other setting overrides them. ``paper`` is the defaults, ``released`` what

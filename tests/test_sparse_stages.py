@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import meld_envs  # noqa: E402, F401
-from meld_agents.episodes import EpisodeStore, Trials  # noqa: E402
+from meld_agents.episodes import EpisodeStore, Mixture, Trials  # noqa: E402
 from meld_agents.meld import MELD  # noqa: E402
 from meld_agents.nets.latent_model import Latents  # noqa: E402
 from meld_agents.rollout import RandomPolicy, live_trials  # noqa: E402
@@ -164,12 +164,29 @@ def filled():
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.3, 0.65, 0.75)])
 def test_earlier_trials_have_their_share(pairing, share, low, high):
     store = filled()
-    batch = store.sample(np.random.default_rng(0), 2000, pairing, since=1, earlier_share=share)
+    batch = store.sample(
+        np.random.default_rng(0), 2000, pairing, mixture=Mixture(since=1, earlier_share=share)
+    )
     assert low <= batch.reward.mean() <= high
 
 
+@pytest.mark.parametrize("pairing", ["lived", "independent"])
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0.35, 0.45), (0.5, 0.65, 0.75), (1.0, 1.0, 1.0)])
+def test_rewarded_trials_have_their_share(pairing, share, low, high):
+    batch = filled().sample(np.random.default_rng(0), 2000, pairing, mixture=Mixture(rewarded_share=share))
+    assert low <= batch.reward.mean() <= high  # two of five are rewarded
+
+
+def test_where_no_trial_was_rewarded_any_will_do():
+    store = EpisodeStore(1)
+    nothing = np.zeros((2, 1, 5), np.float32)
+    store.add(np.zeros(2, int), Trials(nothing[..., None], nothing[..., None], nothing, nothing))
+    batch = store.sample(np.random.default_rng(0), 20, mixture=Mixture(rewarded_share=1.0))
+    assert batch.reward.shape == (20, 5)
+
+
 def test_a_task_without_later_trials_gives_its_earlier_ones():
-    batch = filled().sample(np.random.default_rng(0), 20, since=2, earlier_share=0.0)
+    batch = filled().sample(np.random.default_rng(0), 20, mixture=Mixture(since=2))
     assert set(batch.reward.ravel()) == {0.0, 1.0}
 
 
