@@ -186,9 +186,7 @@ class TransitionStore:
 
         The trial is a task's latest one, or drawn from all.
         """
-        _, frames = self._shape
-        within = (np.arange(count)[:, np.newaxis] * frames + np.arange(frames - 1)).ravel()
-        return self._at(self._draw_starts(rng, tasks, 1, recency) + within)
+        return self._at(self._draw_starts(rng, tasks, 1, recency) + self._steps_of(np.arange(count)))
 
     def whole_episodes(self, rng: np.random.Generator, tasks: np.ndarray, steps: int) -> Batch:
         """Whole episodes of each of the tasks ``(M,)``, as many as have ``steps`` transitions, at least one.
@@ -201,6 +199,11 @@ class TransitionStore:
         starts = starts + rng.integers(per_trial, size=starts.shape) * frames
         at = starts[..., np.newaxis] + np.arange(frames - 1)
         return self._at(at.reshape(len(tasks), -1))
+
+    def _steps_of(self, episodes: np.ndarray) -> np.ndarray:
+        """The frames that these episodes' transitions leave, in order, counted from the trial's first frame."""
+        _, frames = self._shape
+        return (episodes[:, np.newaxis] * frames + np.arange(frames - 1)).ravel()
 
     def _draw_starts(
         self, rng: np.random.Generator, tasks: np.ndarray, count: int, recency: Recency
@@ -226,13 +229,12 @@ class TransitionStore:
         per_trial, frames = self._shape
         most = min(per_trial, max(1, at_most // (frames - 1)))
         count = int(rng.integers(1, most + 1))
-        within = (np.arange(count)[:, np.newaxis] * frames + np.arange(frames - 1)).ravel()
-        at = np.empty((len(tasks), len(within)), np.int64)
+        at = np.empty((len(tasks), count * (frames - 1)), np.int64)
         for row, task in enumerate(tasks):
             begin, rewarded = self._telling[task]
-            at[row] = begin + within
-            if rewarded >= count:
-                at[row, 1 - frames :] = begin + rewarded * frames + np.arange(frames - 1)
+            episodes = np.arange(count)
+            episodes[-1] = max(rewarded, count - 1)
+            at[row] = begin + self._steps_of(episodes)
         return self._at(at)
 
     def _at(self, at: np.ndarray) -> Batch:
