@@ -201,7 +201,7 @@ class TransitionStore:
         return self._at(at.reshape(len(tasks), -1))
 
     def _steps_of(self, episodes: np.ndarray) -> np.ndarray:
-        """The frames that these episodes' transitions leave, in order, counted from the trial's first frame."""
+        """The frames that these episodes' transitions leave, counted from the trial's first frame."""
         _, frames = self._shape
         return (episodes[:, np.newaxis] * frames + np.arange(frames - 1)).ravel()
 
