@@ -1,4 +1,4 @@
-"""``python -m hardware_bridge``: look at devices (doctor), emulate them (twin), show a recording (replay)."""
+"""``python -m hardware_bridge``: doctor, twin, calibrate, record, replay; ``--help`` says what each does."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hardware_bridge.calibration import command as calibration
 from hardware_bridge.config import EXAMPLE, ConfigError, load
 from hardware_bridge.doctor import Finding, examine
 from hardware_bridge.recorder import RecorderError, export_npz, replay
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what is to be wrong with it; may be repeated: " + ", ".join(DEFECTS),
     )  # fmt: skip
     twin.set_defaults(run=_twin)
+    calibration.add_parser(commands)
     shown = commands.add_parser("replay", help="shows the steps of a recording, each when it was recorded")
     shown.add_argument("file")
     shown.add_argument("--speed", type=float, default=1.0, help="2 is twice as fast, inf as fast as can be")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 import os
 import tempfile
@@ -57,7 +58,8 @@ class Joint:
     """A joint of the arm or an axis of the rig.
 
     ``zero``: what it would read at its zero pose without calibration; taken off, to a position of the servo.
-    ``id``: of its servo, the profile's by default.
+    ``id``: of its servo, the profile's by default. ``sign``: 1 or -1, of the servo's ticks against the
+    angle; the profile's by default.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Joint:
     high: float = _number("rad or m")
     zero: float = _number("rad or m", -0.5, 0.5, default=0.0)
     id: int | None = _number("", 0, 252, default=None)
+    sign: int | None = _number("", -1, 1, default=None)
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,8 @@ class Camera:
     """A camera.
 
     ``device``: path or number; ``crop``: left, top, width, height; ``exposure``: None is automatic.
-    ``reference``: what it sees with the arm at ``ready``, brightness of 8×8 fields, by which
-    exchanged cameras are found.
+    ``reference``: what it sees with the arm at ``rest``, where doctor looks: brightness of 8×8 fields, by
+    which exchanged cameras are found.
     """
 
     name: Literal["front", "wrist"]
@@ -158,6 +161,8 @@ class Recording:
 class Configuration:
     """A robot. Build it with ``load``.
 
+    ``calibrated``: the parts that ``calibrate`` has measured, and written here.
+
     Raises:
         ConfigError: parts that contradict each other.
     """
@@ -171,6 +176,7 @@ class Configuration:
     insertion: Insertion
     recording: Recording
     safety: SafetySettings = field(default_factory=SafetySettings)
+    calibrated: tuple[Literal["joints", "height", "rig", "cameras", "sensor"], ...] = ()
 
     def __post_init__(self) -> None:
         profile, arm = PROFILES[self.profile], self.arm
@@ -259,10 +265,11 @@ def _within_spec(where: str, joint: Joint, spec: JointSpec) -> None:
 
 def _specialised(spec: JointSpec, joint: Joint) -> JointSpec:
     """A profile's joint with a robot's id, limits and zero, which moves the servo's centre."""
-    offset = round(spec.sign * joint.zero * spec.ratio / spec.model.rad_per_tick)
+    sign = spec.sign if joint.sign is None else joint.sign
+    offset = round(sign * joint.zero * spec.ratio / spec.model.rad_per_tick)
     model = dataclasses.replace(spec.model, centre=spec.model.centre + offset) if offset else spec.model
     servo = spec.id if joint.id is None else joint.id
-    return dataclasses.replace(spec, id=servo, model=model, lower=joint.low, upper=joint.high)
+    return dataclasses.replace(spec, id=servo, sign=sign, model=model, lower=joint.low, upper=joint.high)
 
 
 def _box(where: str, limits: BoxLimits) -> Box:
@@ -321,12 +328,19 @@ def load(path: str | os.PathLike[str]) -> Configuration:
     Raises:
         ConfigError: the file, its line, what was expected there, and what to do.
     """
-    path = Path(path)
+    return parse(read(path), os.fspath(path))
+
+
+def read(path: str | os.PathLike[str]) -> str:
+    """The text of a file, its line ends as they are.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return Path(path).read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}; {EXAMPLE} is an example to copy") from error
-    return parse(text, str(path))
 
 
 def parse(text: str, name: str = "configuration") -> Configuration:
@@ -468,30 +482,58 @@ def _shown(node: yaml.Node) -> str:
 # Writing -------------------------------------------------------------------------------------------
 
 
-def write_back(path: str | os.PathLike[str], changes: Mapping[str, Any]) -> Configuration:
-    """Puts values into a robot's file, whole or not at all, and returns what it then says.
+def changed(text: str, changes: Mapping[str, Any], name: str = "configuration") -> str:
+    """A file's text with values put into it; everything else stays as it is, comments included.
 
-    Everything else stays as it is, comments included. A name that the file does not hold is added at the end
-    of its section.
+    A name that the text does not hold is added at the end of its section.
+
+    Args:
+        text: of the file.
+        changes: by dotted place, list items by number: ``{"arm.joints.0.zero": 0.012}``; numbers, texts,
+            None, and lists of these.
+        name: of the file, for messages.
+
+    Raises:
+        ConfigError: a place that there is not, or a value that cannot be written.
+    """
+    for where, value in changes.items():
+        text = _changed(text, where, value, name)
+    return text
+
+
+def write_back(
+    path: str | os.PathLike[str], changes: Mapping[str, Any], *, backup: bool = False
+) -> Configuration:
+    """Puts values into a robot's file, whole or not at all, and returns what it then says.
 
     Args:
         path: the file.
-        changes: by dotted place, list items by number: ``{"arm.joints.0.zero": 0.012}``; numbers, texts,
-            None, and lists of these.
+        changes: as for ``changed``.
+        backup: keeps the file as it was beside it, as NAME.bak-1, NAME.bak-2, ...
 
     Raises:
         ConfigError: a place that there is not, or values that make no robot. The file is then as it was.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    for where, value in changes.items():
-        text = _changed(text, where, value, str(path))
+    path, old = Path(path), read(path)
+    text = changed(old, changes, str(path))
     configuration = parse(text, str(path))
+    if backup:
+        _keep(path, old)
     _replace_file(path, text)
     return configuration
+
+
+def _keep(path: Path, text: str) -> None:
+    """Puts a text on the disk beside a file, under a name that is not in use."""
+    for number in itertools.count(1):
+        try:
+            with open(f"{path}.bak-{number}", "x", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            return
+        except FileExistsError:
+            continue
 
 
 def _changed(text: str, where: str, value: Any, name: str) -> str:

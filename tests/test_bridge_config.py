@@ -98,6 +98,7 @@ WRONG = [
     ("  base_height: 0.125", "  base_height: 0.01", "arm: base height 0.01 m is not within"),
     ("profile: widowx_mk2", "profile: widowx_mk3", "got 'widowx_mk3'; did you mean 'widowx_mk2'?"),
     ("name: joint_3, low: -1.2", "name: joint_3, low: -2.2", "arm.joints.2: limits -2.2..1.571 must"),
+    ("high: 1.571, zero: 0.0", "high: 1.571, sign: 0", "arm: joint_3: sign 0 is neither 1 nor -1"),
     ("name: joint_3,", "name: joint_33,", "arm.joints: expected joint_1, joint_2, joint_3, joint_4, joint_5"),
     ("  rest: [0.0,", "  rest: [", "arm.rest: expected 5 numbers, one per joint, got 4"),
     ("  rest: [0.0, -1.54", "  rest: [0.0, -1.57", "arm.rest: joint_2 at -1.57 is not in -1.551"),
@@ -206,6 +207,13 @@ def test_writing_back_changes_what_was_asked_and_nothing_else(file):
     comments = [re.search(r" #.*$", line) for line in old]
     for index, comment in enumerate(comments):
         assert comment is None or new[index].endswith(comment.group()), old[index]
+
+
+def test_the_ends_of_lines_stay_what_they_are(file):
+    file.write_bytes(TEXT.replace("\n", "\r\n").encode())
+    write_back(file, {"workspace.table": 0.01}, backup=True)
+    assert file.read_bytes().count(b"\r\n") == TEXT.count("\n")
+    assert (file.parent / "arm.yaml.bak-1").read_bytes() == TEXT.replace("\n", "\r\n").encode()
 
 
 def test_what_was_left_out_is_added_to_its_section(file):
