@@ -10,13 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hardware_bridge.arm import ServoArm
+from hardware_bridge.cell import Cell
 from hardware_bridge.config import EXAMPLE, Configuration, load
-from hardware_bridge.driver import Driver
-from hardware_bridge.faults import FaultError
 from hardware_bridge.link import Link, Record
-from hardware_bridge.rig import Rig
-from hardware_bridge.safety import Command, Mode, Safety
+from hardware_bridge.safety import Command
 from hardware_bridge.twin.arm import PHYSICS_STEP, WidowXWorld
 from hardware_bridge.twin.build import emulate
 from hardware_bridge.twin.line import Line
@@ -27,10 +24,6 @@ from meld_envs.world import World
 TWIN = EXAMPLE.with_name("widowx_twin.yaml")
 #: The line's electronics in lockstep (s): four physics steps, half of the inner loop's tick.
 LINE_TICK = 4.0 * PHYSICS_STEP
-#: How far a hand is lifted, in what pieces, before it goes anywhere else (m).
-LIFT, PIECES = 0.036, 3
-#: For which the arm stands still before an episode (s).
-SETTLE = 0.4
 #: Wall-clock slack of the link (s): replies always come, however busy the computer is.
 PATIENT = 5.0
 
@@ -48,7 +41,7 @@ class Lockstep:
         self._line.advance(self._tick, after_bytes=self._link.sent, timeout=30.0)
 
 
-class Twin:
+class Twin(Cell):
     """One emulated robot with its whole driver, holding.
 
     Args:
@@ -69,20 +62,16 @@ class Twin:
         after: Callable[[Command], None] | None = None,
     ) -> None:
         self.configuration = load(TWIN) if configuration is None else configuration
-        profile, limits = self.configuration.arm_profile(), self.configuration.limits()
+        profile = self.configuration.arm_profile()
         self.world = WidowXWorld(profile)
         self.line = Line(emulate(profile, self.world), self.world, clock="lockstep", tick=LINE_TICK).open()
         self._sequence = 0
         self._closed = False
         try:
             self.link = Link(self.line.port, profile.baud, slack=PATIENT, record=record, serve=self.line.pump)
-            beat = Lockstep(self.line, self.link, limits.settings.tick)
-            self.arm = ServoArm(self.link, profile, clock=beat.now)
-            self.safety = Safety(limits, profile.rest)
-            self.driver = Driver(self.arm, self.safety, beat, after)
-            self.rig = Rig(self.arm, self.driver, self.clear_of_rig)
-            self.driver.start()
-            self.rig.start()
+            beat = Lockstep(self.line, self.link, self.configuration.safety.tick)
+            super().__init__(self.configuration, self.link, beat, after=after)
+            self.start()
         except BaseException:
             self.close()
             raise
@@ -96,46 +85,6 @@ class Twin:
             self.link.close()
         self.line.close()
 
-    # ------------------------------------------------------------ what an episode needs
-
-    def clear_of_rig(self) -> bool:
-        """Whether the plug, by what the joints measure, is above the ports."""
-        reading = self.driver.reading
-        return reading is not None and bool(tip_height(reading.position) > scene.FACE + scene.CLEAR)
-
-    def reset(self, goal: np.ndarray, rotation: float, translation: float) -> None:
-        """Out and up, to the servos' goals ``(5,)`` rad, then the switch to its pose.
-
-        Raises:
-            FaultError: faults hold the arm that a new episode does not end.
-            RigError: the rig does not do what it should.
-        """
-        safety, driver = self.safety, self.driver
-        safety.end_episode()
-        driver.run(0.2)  # brakes; conditions that are over are seen to be over
-        if safety.mode in (Mode.HOMING, Mode.OFF):
-            raise FaultError("the arm goes to its rest pose", safety.faults.active)
-        safety.recover()
-        for target in self._way_up():
-            driver.go_to(target)
-        driver.go_to(goal)
-        self.rig.move(rotation, translation)
-        driver.run(SETTLE)
-        safety.begin_episode(driver.beat.now())
-
-    def _way_up(self) -> list[np.ndarray]:
-        """Goals that lift the hand from where it is, if it is low; the way out of a port is straight."""
-        reading, command = self.driver.reading, self.driver.command
-        assert reading is not None
-        assert command is not None
-        if tip_height(reading.position) > scene.FACE + scene.CLEAR:
-            return []
-        sag = self.safety.reference - reading.position
-        heights = LIFT * np.arange(1, PIECES + 1) / PIECES
-        limits = self.safety.limits
-        ways = [widowx.lifted(reading.position, height) + sag for height in heights]
-        return [np.clip(way, limits.low, limits.high) for way in ways]
-
     def step(self, action: np.ndarray, ticks: int) -> np.ndarray:
         """Ticks of the inner loop with an action ``(5,)`` in [-1, 1]; what was sent of it, on average."""
         driver, sent = self.driver, np.zeros(widowx.NUM_JOINTS)
@@ -145,11 +94,6 @@ class Twin:
             sent += driver.cycle().velocity
             driver.beat.wait()
         return sent / (ticks * widowx.MAX_SPEED)
-
-
-def tip_height(angles: np.ndarray) -> float:
-    """Of the plug's tip above the arm's base (m), at joint angles ``(5,)`` rad."""
-    return float(widowx.tip_place(angles)[2])
 
 
 class Twins:

@@ -1,0 +1,123 @@
+"""A robot's cell: arm, rig and their driver on one bus, and what an episode needs of them, whatever the time.
+
+The lockstep twin (``backend.Twin``) and the driver's own process (``process``) are two that own one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hardware_bridge.arm import ServoArm
+from hardware_bridge.config import Configuration
+from hardware_bridge.driver import Beat, Driver
+from hardware_bridge.faults import FaultError
+from hardware_bridge.link import Link
+from hardware_bridge.rig import Rig
+from hardware_bridge.safety import Command, Mode, Safety
+from meld_envs.families import widowx_ethernet as scene
+from meld_envs.robots import widowx
+
+#: How far a hand is lifted, in what pieces, before it goes anywhere else (m).
+LIFT, PIECES = 0.036, 3
+#: For which the arm stands still before an episode (s).
+SETTLE = 0.4
+
+
+class Cell:
+    """Arm, rig, safety and driver behind a link; nothing happens before ``start``.
+
+    Args:
+        configuration: the robot.
+        link: its bus.
+        beat: its time.
+        cameras: names of those whose images must be fresh while the policy acts.
+        after: gets every cycle's command.
+
+    Attributes:
+        arm, safety, driver, rig: the parts, bottom up.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        link: Link,
+        beat: Beat,
+        *,
+        cameras: Sequence[str] = (),
+        after: Callable[[Command], None] | None = None,
+    ) -> None:
+        self.configuration, self.link = configuration, link
+        profile, limits = configuration.arm_profile(), configuration.limits()
+        self.arm = ServoArm(link, profile, clock=beat.now)
+        self.safety = Safety(limits, profile.rest, cameras)
+        self.driver = Driver(self.arm, self.safety, beat, after)
+        self.rig = Rig(self.arm, self.driver, self.clear_of_rig)
+
+    def start(self) -> None:
+        """Checks everything, then holds arm and rig where they stand.
+
+        Raises:
+            NotReadyError, ValueError, FaultError, LinkError: as ``Driver.start``.
+        """
+        self.driver.start()
+        self.rig.start()
+
+    def clear_of_rig(self) -> bool:
+        """Whether the plug, by what the joints measure, is above the ports."""
+        reading = self.driver.reading
+        return reading is not None and bool(tip_height(reading.position) > scene.FACE + scene.CLEAR)
+
+    def reset(self, goal: np.ndarray, rotation: float, translation: float) -> None:
+        """Out and up, to the servos' goals ``(5,)`` rad, then the switch to its pose; an episode begins.
+
+        Raises:
+            FaultError: faults hold the arm that a new episode does not end.
+            RigError: the rig does not do what it should.
+        """
+        safety, driver = self.safety, self.driver
+        self._calm()
+        for target in self._way_up():
+            driver.go_to(target)
+        driver.go_to(goal)
+        self.rig.move(rotation, translation)
+        driver.run(SETTLE)
+        safety.begin_episode(driver.beat.now())
+
+    def park(self) -> None:
+        """Out and up, to the rest pose, and only there torque off.
+
+        Raises:
+            FaultError: faults hold the arm; its torque stays on.
+        """
+        self._calm()
+        for target in self._way_up():
+            self.driver.go_to(target)
+        self.driver.go_to(self.safety.rest)
+        self.driver.shut_down()
+
+    def _calm(self) -> None:
+        """Brakes; conditions that are over are seen to be over."""
+        self.safety.end_episode()
+        self.driver.run(0.2)
+        if self.safety.mode in (Mode.HOMING, Mode.OFF):
+            raise FaultError("the arm goes to its rest pose", self.safety.faults.active)
+        self.safety.recover()
+
+    def _way_up(self) -> list[np.ndarray]:
+        """Goals that lift the hand from where it is, if it is low; the way out of a port is straight."""
+        reading = self.driver.reading
+        assert reading is not None
+        if tip_height(reading.position) > scene.FACE + scene.CLEAR:
+            return []
+        sag = self.safety.reference - reading.position
+        heights = LIFT * np.arange(1, PIECES + 1) / PIECES
+        limits = self.safety.limits
+        ways = [widowx.lifted(reading.position, height) + sag for height in heights]
+        return [np.clip(way, limits.low, limits.high) for way in ways]
+
+
+def tip_height(angles: np.ndarray) -> float:
+    """Of the plug's tip above the arm's base (m), at joint angles ``(5,)`` rad."""
+    return float(widowx.tip_place(angles)[2])
