@@ -7,6 +7,7 @@ lockstep, whose time passes only while the driver waits for it.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -50,8 +51,13 @@ class RealTime:
 
     def __init__(self, tick: float) -> None:
         self.tick = tick
-        self.late: list[float] = []
+        self.late: deque[float] = deque(maxlen=10_000)
         self._next = time.monotonic()
+
+    def start(self) -> None:
+        """The first tick begins now."""
+        self._next = time.monotonic()
+        self.late.clear()
 
     def now(self) -> float:
         return time.monotonic()
@@ -60,11 +66,15 @@ class RealTime:
         self._next += self.tick
         left = self._next - time.monotonic()
         if left > 0:
-            time.sleep(left)
+            self.sleep(left)
         late = time.monotonic() - self._next
         if late > self.tick:
             self._next = time.monotonic()
-        self.late = [*self.late[-9999:], late]
+        self.late.append(late)
+
+    def sleep(self, seconds: float) -> None:
+        """How the time until the next tick is spent."""
+        time.sleep(seconds)
 
 
 class Driver:

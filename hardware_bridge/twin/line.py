@@ -184,6 +184,11 @@ class Line:
 
     # ------------------------------------------------------------ life
 
+    @property
+    def thread_id(self) -> int:
+        """The system's number of the thread that serves; 0 if there is none."""
+        return (self._thread.native_id or 0) if self._thread is not None else 0
+
     def start(self) -> Line:
         """Opens the terminal and serves it from a thread."""
         if self._thread is not None:

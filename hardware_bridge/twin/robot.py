@@ -15,14 +15,21 @@ from typing import NamedTuple
 
 from hardware_bridge.cameras import signature
 from hardware_bridge.config import EXAMPLE, Configuration, load, write_back
-from hardware_bridge.servos import MX_28, baud_code
-from hardware_bridge.twin.build import bench, emulate
+from hardware_bridge.process import PRIORITY, real_time
+from hardware_bridge.servos import MX_28, ArmProfile, baud_code
+from hardware_bridge.twin.arm import WidowXWorld
+from hardware_bridge.twin.build import emulate
+from hardware_bridge.twin.joint import RELEASED
 from hardware_bridge.twin.line import Line
 from hardware_bridge.twin.pictures import CameraDefect, PictureServer, chart
 from hardware_bridge.twin.servo1 import Servo1
 
 #: Width and height of the emulated cameras' pictures.
 PICTURE = 128
+#: So near to its rest pose the arm lies in its cradle (rad).
+CRADLE = 0.15
+#: Electronics and mechanics are advanced in steps of this (s): a quarter of the inner loop's tick.
+TICK = 0.005
 
 
 class Defect(NamedTuple):
@@ -106,6 +113,31 @@ _CAMERA_DEFECTS: dict[str, tuple[str, CameraDefect]] = {
 }
 
 
+class CradledArm(WidowXWorld):
+    """The arm with a cradle under its rest pose, in which it lies while no motor holds it, as on a bench.
+
+    Without torque anywhere else it falls.
+    """
+
+    def __init__(self, profile: ArmProfile) -> None:
+        super().__init__(profile)
+        self._rest = tuple(profile.rest)
+
+    @property
+    def lies(self) -> bool:
+        """Whether it is in the cradle, and nothing moves it."""
+        return all(
+            joint.law == RELEASED and abs(joint.position - angle) < CRADLE
+            for joint, angle in zip(self._arm, self._rest)
+        )
+
+    def step(self, dt: float) -> None:
+        lies = [joint.position for joint in self._arm] if self.lies else None
+        super().step(dt)
+        if lies is not None:
+            self.place(lies)
+
+
 class EmulatedRobot:
     """The robot, in real time, in this process. Use it as a context manager.
 
@@ -140,8 +172,10 @@ class EmulatedRobot:
         profile = self.configuration.arm_profile()
         if any(axis.protocol != 1 for axis in profile):
             raise ValueError(f"{config}: defects and bench are for widowx_mk2, not {profile.name}")
-        world = bench(profile)
-        self.line = Line(emulate(profile, world), world, link_path=self.folder / "servos")
+        self.world = CradledArm(profile)
+        self.line = Line(
+            emulate(profile, self.world), self.world, link_path=self.folder / "servos", tick=TICK
+        )
         self._open = contextlib.ExitStack()
 
     def _adapt(self, given: Configuration) -> Configuration:
@@ -175,6 +209,8 @@ class EmulatedRobot:
         self.insert(0 if "stuck-sensor" in self.defects else None)
         with contextlib.ExitStack() as opening:
             opening.enter_context(self.line)
+            # Real servos do not wait for other programs; they are not more urgent than their driver, though.
+            real_time(self.line.thread_id, PRIORITY - 1)
             for camera in self.configuration.cameras:
                 if camera.name == "wrist" and "missing-camera" in self.defects:
                     continue
