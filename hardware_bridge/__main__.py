@@ -1,4 +1,4 @@
-"""``python -m hardware_bridge``: doctor, twin, calibrate, record, replay; ``--help`` says what each does."""
+"""``python -m hardware_bridge``: doctor, twin, calibrate, record, replay, campaign; see ``--help``."""
 
 from __future__ import annotations
 
@@ -48,6 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--speed", type=float, default=1.0, help="2 is twice as fast, inf as fast as can be")
     shown.add_argument("--export", metavar="FOLDER", help="write its episodes there as .npz files instead")
     shown.set_defaults(run=_replay)
+    faults = commands.add_parser(
+        "campaign", help="does every fault to the twin; exit code 0 if all are handled"
+    )
+    faults.add_argument("--only", type=int, nargs="+", default=[], metavar="NUMBER", help="some faults")
+    faults.add_argument("--out", type=Path, metavar="FOLDER", help="write the table there")
+    faults.set_defaults(run=_campaign)
     return parser
 
 
@@ -103,6 +109,16 @@ def _replay(options: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _campaign(options: argparse.Namespace) -> int:
+    from hardware_bridge.campaign.run import campaign  # it needs the simulation, which doctor does not
+
+    try:
+        return campaign(options.only, options.out, lambda line: print(line, flush=True))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 def _short(value: object) -> str:

@@ -7,12 +7,14 @@ broken chain; one sync write of goals; error bits, torque and torque limits turn
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from hardware_bridge.errors import BadReply, LinkError, NoReply, PortError, Reply
+from hardware_bridge.errors import BadReply, LinkError, NoReply, PortError, Reply, ReplyError
 from hardware_bridge.faults import KINDS, Condition
 from hardware_bridge.fences import Tables, differences, fences
 from hardware_bridge.link import Link
@@ -27,6 +29,8 @@ HEALTH_1 = {
     int(Error1.OVERHEATING): "overheated",
     int(Error1.OVERLOAD): "overload",
 }
+#: Rates at which a silent servo is looked for: the factory's, and those in use.
+RATES = (57_600, 1_000_000, 115_200, 2_000_000)
 HEALTH_2 = {0x01: "undervoltage", 0x04: "overheated", 0x10: "overload", 0x20: "overload"}
 
 
@@ -64,6 +68,9 @@ class ServoArm:
         self._axes = tuple(profile)
         self._torque_on = np.ones(len(profile.joints), dtype=bool)
         self._inspected = 0
+        self._sent: dict[str, int] = {}  # goals, as ticks, by name of axis
+        self._silent: set[int] = set()  # ids that did not answer the last single read
+        self._refused = ""  # the axis whose goal register did not hold what was sent
 
     # ------------------------------------------------------------ start
 
@@ -81,23 +88,35 @@ class ServoArm:
             raise NotReadyError(problems)
 
     def _presence(self, axis: JointSpec, servo: int) -> Condition | None:
+        """What is wrong with a servo at first sight; all of it is read, so that two with one id differ."""
         ref = ServoRef(servo, axis.model)
         try:
             self.link.ping(axis.protocol, servo)
-            number = self.link.read_registers(ref, "model_number")[0]["model_number"]
+            values = self.link.read_registers(ref, "model_number", axis.model.state_registers[1])[0]
         except BadReply as error:
             return Condition("duplicate id", axis.name, f"id {servo} gave a damaged answer ({error.reason})")
         except NoReply:
-            return Condition(
-                "servo missing", axis.name, f"id {servo} does not answer at {self.link.baud} baud"
-            )
+            return self._elsewhere(axis, servo)
+        number = values["model_number"]
         if number == axis.model.number:
-            return None
+            return _shut_down(axis, servo, values)
         try:
             other = model_by_number(number).name
         except KeyError:
             other = f"of model number {number}"
         return Condition("id conflict", axis.name, f"id {servo} is {other}, expected {axis.model.name}")
+
+    def _elsewhere(self, axis: JointSpec, servo: int) -> Condition:
+        """A silent servo is looked for at other rates; nothing is written to it."""
+        here = self.link.baud
+        for rate in RATES:
+            if rate == here:
+                continue
+            with self.link.tuned(rate), contextlib.suppress(ReplyError):
+                self.link.ping(axis.protocol, servo, retries=0)
+                detail = f"id {servo} answers at {rate} baud, not at {here}"
+                return Condition("baud mismatch", axis.name, detail)
+        return Condition("servo missing", axis.name, f"id {servo} does not answer at {here} baud")
 
     def _fences(self) -> list[Condition]:
         wanted = fences(self.profile, self.profile.max_torque)
@@ -157,14 +176,24 @@ class ServoArm:
                 return self.link.sync_read(address, length, [joint.id for joint in chain])
             return self.link.bulk_read(1, [(joint.id, address, length) for joint in chain])
         except NoReply as error:
-            self.conditions.append(Condition("packet lost", "arm", error.what))
+            silent = next(joint for joint in chain if joint.id == error.ids[0])
+            detail = f"id {silent.id} broke the chain: {error.what}"
+            self.conditions.append(Condition("packet lost", silent.name, detail))
             return error.partial
         except BadReply as error:
             self.conditions.append(Condition("packet lost", "arm", error.what))
             return {}
 
     def _single(self, axis: JointSpec) -> Reply:
-        return self.link.read(axis.protocol, axis.id, *_block(axis))
+        """One axis; who was silent lately is asked once only, or it would cost the others their tick."""
+        retries = 0 if axis.id in self._silent else None
+        try:
+            reply = self.link.read(axis.protocol, axis.id, *_block(axis), retries=retries)
+        except NoReply:
+            self._silent.add(axis.id)
+            raise
+        self._silent.discard(axis.id)
+        return reply
 
     def _look_at(self, axis: JointSpec, reply: Reply) -> None:
         """Ill health that the servo itself reports."""
@@ -192,15 +221,47 @@ class ServoArm:
         self._inspected += 1
         if axis.name not in self.powered:
             return
-        last = "torque_limit" if axis.protocol == 1 else "torque_enable"
+        values = self._looked_after(axis)
+        if axis.protocol == 1:
+            self._restarted(axis, values["torque_limit"])
+        self._goal_taken(axis, values["goal_position"])
+
+    def _looked_after(self, axis: JointSpec) -> dict[str, int]:
+        """The registers of torque and goal; whether torque is on is noted."""
+        last = "torque_limit" if axis.protocol == 1 else "goal_position"
         values, reply = self.link.read_registers(axis.servo, "torque_enable", last)
         self._look_at(axis, reply)
         if axis in self.profile.joints:
             self._torque_on[self.profile.joints.index(axis)] = bool(values["torque_enable"])
         elif not values["torque_enable"]:
             self.conditions.append(Condition("servo rebooted", axis.name, "its torque is off"))
-        if values.get("torque_limit", 1) == 0:
+        return values
+
+    def _restarted(self, axis: JointSpec, limit: int) -> None:
+        """Protocol 1: torque may be on again after a restart, for a goal switches it on; the limit tells.
+
+        It was set one below the fence when torque was switched on; at a restart a servo loads the fence.
+        """
+        if limit == 0:
             self.conditions.append(Condition("overload", axis.name, "its torque limit is 0: it shut down"))
+        elif limit != self._torque_limit:
+            detail = f"its torque limit is {limit} again, {self._torque_limit} was written: it restarted"
+            self.conditions.append(Condition("servo rebooted", axis.name, detail))
+
+    def _goal_taken(self, axis: JointSpec, found: int) -> None:
+        """A servo refuses a goal outside its own limits; a sync write is not answered, its register tells."""
+        sent = self._sent.get(axis.name, found)
+        if found == sent:
+            self._refused = ""
+        elif self._refused != axis.name:  # the packet may have been lost: it is looked at again next
+            self._refused, self._inspected = axis.name, self._inspected - 1
+        else:
+            detail = f"goal {sent} was sent, {found} stands in its register: it refused it"
+            self.conditions.append(Condition("angle limit", axis.name, detail))
+
+    @property
+    def _torque_limit(self) -> int:
+        return math.floor(1023 * self.profile.max_torque) - 1
 
     def drain(self) -> list[Condition]:
         """The conditions since the last time."""
@@ -218,9 +279,9 @@ class ServoArm:
             ValueError: a goal that the servo cannot hold, a speed beyond the axis'.
             PortError: the bus is gone.
         """
-        self.link.sync_write_registers(
-            {axis.servo: _goal(axis, *goals[axis.name]) for axis in self._axes if axis.name in goals}
-        )
+        wanted = {axis: _goal(axis, *goals[axis.name]) for axis in self._axes if axis.name in goals}
+        self._sent.update({axis.name: registers["goal_position"] for axis, registers in wanted.items()})
+        self.link.sync_write_registers({axis.servo: registers for axis, registers in wanted.items()})
 
     def power(self, goals: Mapping[str, tuple[float, float]]) -> None:
         """Switches torque on, each axis with its goal, which must be where it stands, written before.
@@ -230,10 +291,30 @@ class ServoArm:
         """
         for axis in self._axes:
             if axis.name in goals:
-                self.link.write_registers(axis.servo, **_goal(axis, *goals[axis.name]))
+                self._seed(axis, *goals[axis.name])
                 self.link.write_registers(axis.servo, torque_enable=1)
                 self.powered.add(axis.name)
         self._torque_on[:] = True
+
+    def _seed(self, axis: JointSpec, position: float, speed: float) -> None:
+        """Where it stands as its goal, and only then a torque limit, one below the fence."""
+        registers = _goal(axis, position, speed)
+        self.link.write_registers(axis.servo, **registers)
+        self._sent[axis.name] = registers["goal_position"]
+        if axis.protocol == 1:
+            self.link.write_registers(axis.servo, torque_limit=self._torque_limit)
+
+    def revive(self, axis: JointSpec) -> None:
+        """Gives an axis that shut itself down its torque back, with where it stands now as its goal.
+
+        Servos of Protocol 2 are left as they are: only a restart revives them, and that a person orders.
+
+        Raises:
+            LinkError: it does not answer, or refuses, as it does while what made it shut down lasts.
+        """
+        if axis.protocol == 1 and axis.name in self.powered:
+            slow = axis.model.register(axis.model.speed_register).unit / axis.ratio
+            self._seed(axis, self.position(axis), slow)
 
     def release(self) -> None:
         """Switches torque off everywhere, whoever fails.
@@ -262,6 +343,16 @@ def _chains(joints: Sequence[JointSpec]) -> tuple[tuple[JointSpec, ...], ...]:
         if joint.model.bulk_read:
             by_block.setdefault((joint.protocol, *_block(joint)), []).append(joint)
     return tuple(tuple(chain) for chain in by_block.values() if len(chain) > 1)
+
+
+def _shut_down(axis: JointSpec, servo: int, values: Mapping[str, int]) -> Condition | None:
+    """A servo that gave up before anybody started: to give it torque back would be to overlook why."""
+    if axis.protocol == 1 and values["torque_limit"] == 0:
+        return Condition("servo limp", axis.name, f"id {servo} shut itself down: its torque limit is 0")
+    if values.get("hardware_error_status"):
+        detail = f"id {servo} shut itself down (hardware error {values['hardware_error_status']:#04x})"
+        return Condition("servo limp", axis.name, detail)
+    return None
 
 
 def _block(axis: JointSpec) -> tuple[int, int]:

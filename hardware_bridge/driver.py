@@ -6,6 +6,7 @@ lockstep, whose time passes only while the driver waits for it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,11 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
-from hardware_bridge.arm import ServoArm
+from hardware_bridge.arm import NotReadyError, ServoArm
 from hardware_bridge.errors import LinkError, NoReply, PortError
 from hardware_bridge.faults import Condition, FaultError
+from hardware_bridge.link import Link
 from hardware_bridge.safety import Command, Mode, Safety
-from hardware_bridge.watchdogs import Reading
+from hardware_bridge.watchdogs import Reading, Traffic
 
 #: Readings tried in a cycle, if what is read cannot be.
 ATTEMPTS = 3
@@ -25,8 +27,16 @@ ATTEMPTS = 3
 MISSES = 3
 #: One more axis is inspected every so many cycles: all eight of the Mark II within 0.64 s.
 INSPECTION = 4
+#: Faults of servos that shut themselves down, and may be asked to go on.
+GAVE_UP = ("overload", "servo limp")
+#: For which an arm is watched before its faults are seen to be over (s): every axis is inspected once.
+RECOVERY = 0.7
 #: A move's own deadline ends it; this ends the waiting for it, should that fail (s).
 PATIENCE = 120.0
+
+
+#: Looks at a device, and reports what is wrong with it to safety; gets the time (monotonic, s).
+Watch = Callable[[Safety, float], None]
 
 
 class Beat(Protocol):
@@ -77,6 +87,33 @@ class RealTime:
         time.sleep(seconds)
 
 
+class Reopening:
+    """Opens a port that vanished by its name, again and again, after longer and longer waits.
+
+    Args:
+        reopen: opens it, or raises a ``PortError``.
+        first, most: waits (s).
+    """
+
+    def __init__(self, reopen: Callable[[], Link], first: float = 0.1, most: float = 2.0) -> None:
+        self._reopen, self._first, self._most = reopen, first, most
+        self._wait, self._due = first, -math.inf
+
+    def attempt(self, now: float) -> Link | None:
+        """A new link, or None: it is too early, or still gone."""
+        if now < self._due:
+            return None
+        self._due, self._wait = now + self._wait, min(2.0 * self._wait, self._most)
+        try:
+            return self._reopen()
+        except PortError:
+            return None
+
+    def succeeded(self) -> None:
+        """Whoever should be there is there: the next time begins with short waits."""
+        self._due, self._wait = -math.inf, self._first
+
+
 class Driver:
     """The arm under safety.
 
@@ -85,6 +122,8 @@ class Driver:
         safety: the only source of goals.
         beat: time.
         after: called with each cycle's command, by a recorder for example.
+        reopen: opens the port again after it vanished; without it, only a new driver does.
+        watches: other devices, looked at in each cycle (cameras, a recorder, a sensor).
 
     Attributes:
         command: the last one.
@@ -92,7 +131,14 @@ class Driver:
     """
 
     def __init__(
-        self, arm: ServoArm, safety: Safety, beat: Beat, after: Callable[[Command], None] | None = None
+        self,
+        arm: ServoArm,
+        safety: Safety,
+        beat: Beat,
+        after: Callable[[Command], None] | None = None,
+        *,
+        reopen: Callable[[], Link] | None = None,
+        watches: Sequence[Watch] = (),
     ) -> None:
         self.arm, self.safety, self.beat = arm, safety, beat
         self.command: Command | None = None
@@ -101,6 +147,10 @@ class Driver:
         self._misses = 0
         self._cycles = 0
         self._names = [joint.name for joint in arm.profile.joints]
+        self._reopening = None if reopen is None else Reopening(reopen)
+        self._watches = tuple(watches)
+        servos = {servo: axis.name for axis in arm.profile for servo in axis.ids}
+        self._traffic = Traffic(safety.settings, servos)
 
     def start(self) -> None:
         """Checks everything, then takes the arm where it stands and switches torque on.
@@ -110,7 +160,7 @@ class Driver:
             ValueError, FaultError: the arm stands where it must not, or faults last.
             LinkError: the bus failed meanwhile; torque is then off, where it could be reached.
         """
-        self.arm.check()
+        self._check()
         reading = self.arm.read()
         command = self.safety.start(reading, self.beat.now())
         assert command.goal is not None  # braking at rest is always possible
@@ -125,9 +175,23 @@ class Driver:
         reading = self.arm.read()
         self.command, self.reading = self.safety.start(reading, self.beat.now()), reading
 
+    def _check(self) -> None:
+        """``ServoArm.check``, with what it finds in the book of faults."""
+        found: Sequence[Condition] = ()
+        try:
+            self.arm.check()
+        except NotReadyError as error:
+            found = error.conditions
+            raise
+        finally:
+            self.arm.drain()
+            self.safety.faults.update(found, self.beat.now())
+
     def cycle(self) -> Command:
         """One tick. It never raises for what happens on the bus: that becomes a fault of the book."""
         self._measure()
+        for watch in self._watches:
+            watch(self.safety, self.beat.now())
         command = self.safety.tick(self.beat.now())
         try:
             self._obey(command)
@@ -153,10 +217,30 @@ class Driver:
             self._misses = 0
         except PortError as error:
             self.safety.report("port gone", "bus", error.what)
+            self._open_again()
         except LinkError as error:
             self._missed(error)
-        for condition in self.arm.drain():
+        link = self.arm.link
+        traffic = self._traffic.check(link.counts, link.counts_by_id, self.beat.now())
+        for condition in [*self.arm.drain(), *traffic]:
             self.safety.report(*condition)
+
+    def _open_again(self) -> None:
+        """By the same name; whoever is there then must be who was there before."""
+        reopening = self._reopening
+        link = None if reopening is None else reopening.attempt(self.beat.now())
+        if link is None or reopening is None:
+            return
+        self.arm.link = link
+        self._traffic.restart()
+        try:
+            self.arm.check()
+            reopening.succeeded()
+        except NotReadyError as error:
+            for condition in error.conditions:
+                self.safety.report(*condition)
+        except PortError as error:
+            self.safety.report("port gone", "bus", error.what)
 
     def _missed(self, error: LinkError) -> None:
         self._misses += 1
@@ -175,6 +259,29 @@ class Driver:
 
     def _goals(self, goal: np.ndarray, speed: np.ndarray) -> dict[str, tuple[float, float]]:
         return {name: (float(g), float(s)) for name, g, s in zip(self._names, goal, speed)}
+
+    # ------------------------------------------------------------ after a fault
+
+    def recover(self) -> None:
+        """Ends what a new episode may end; servos that shut themselves down are asked once to go on.
+
+        They back off first: what is blocked is not pressed again, for the goal is where the joint is now.
+
+        Raises:
+            FaultError: faults remain; how often one may come is the book's business.
+        """
+        self.safety.end_episode()
+        gave_up = {fault.where for fault in self.safety.faults.active if fault.kind in GAVE_UP}
+        if gave_up:
+            self.safety.back_off(gave_up, self.beat.now())
+        for axis in self.arm.profile:
+            if axis.name in gave_up:
+                try:
+                    self.arm.revive(axis)
+                except LinkError as error:
+                    self.safety.report("packet lost", axis.name, error.what)
+        self.run(RECOVERY)  # conditions that are over are seen to be over
+        self.safety.recover()
 
     # ------------------------------------------------------------ for seconds at a time
 

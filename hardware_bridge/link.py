@@ -12,14 +12,15 @@ of servos that owe one are thrown away, and counted, while others are asked.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import termios
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -44,6 +45,7 @@ from hardware_bridge.protocol import (
     Decoder,
     Error1,
     Error2,
+    Event,
     Junk,
     Packet,
     ProtocolError,
@@ -95,8 +97,9 @@ class Link:
             then (a twin in lockstep).
 
     Attributes:
-        counts: Outcomes of attempts by kind; also ``junk bytes``, ``stale bytes``, ``late``, ``retries``.
-        counts_by_id: The same outcomes, for each id that was asked alone.
+        counts: Outcomes of ``attempts`` by kind; also ``junk bytes``, ``stale bytes``, ``retries``, and of
+            replies that nobody waited for: ``late``, ``doubled`` (one that came before), ``foreign``.
+        counts_by_id: The same outcomes, by the id that was asked alone, or of several the one that failed.
         sent: Bytes written so far.
 
     Raises:
@@ -134,6 +137,7 @@ class Link:
         self._owed: dict[int, set[int]] = {}  # id: lengths of the replies that may still come
         self._quiet_from = 0.0  # by when anything owed should have come
         self._received = bytearray()  # of this attempt
+        self._last: deque[bytes] = deque(maxlen=8)  # replies, by which doubled ones are known
         self._serial: serial.Serial | None = _open(self.port, baud)
 
     # ------------------------------------------------------------ life
@@ -159,6 +163,30 @@ class Link:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def tuned(self, baud: int) -> Iterator[None]:
+        """At another rate for a while, to look who is there; nobody else may use the link meanwhile.
+
+        Raises:
+            PortError: the port cannot, or is gone.
+        """
+        with self._lock:
+            before = self.baud
+            try:
+                self._tune(baud)
+                yield
+            finally:
+                if self.is_open:
+                    self._tune(before)
+
+    def _tune(self, baud: int) -> None:
+        self._fd()
+        assert self._serial is not None
+        try:
+            self._serial.baudrate = self.baud = baud
+        except _PORT_ERRORS as error:
+            raise self._gone(error) from error
 
     # ------------------------------------------------------------ registers by name
 
@@ -320,21 +348,21 @@ class Link:
         self._received.clear()
         started = time.monotonic()
         deadline = started + self.reply_time(protocol, len(packet), expected)
-        outcome = "ok"
+        outcome, concerned = "ok", [servo_id for servo_id, _ in expected]
         try:
-            self._drain()
+            self._drain(protocol)
             self._write(packet, what)
             if self.serve is not None and expected:
                 self.serve(self.sent)
             return self._collect(protocol, what, expected, started, deadline, frozenset(stale))
         except ReplyError as error:
-            outcome = error.reason
+            outcome, concerned = error.reason, list(error.ids[:1])
             raise
         except LinkError as error:
             outcome = error.kind
             raise
         finally:
-            self._book(outcome, [servo_id for servo_id, _ in expected])
+            self._book(outcome, concerned)
             if self.record is not None:
                 now = time.monotonic()
                 received = bytes(self._received)
@@ -343,6 +371,7 @@ class Link:
                 )
 
     def _book(self, outcome: str, ids: Sequence[int]) -> None:
+        self.counts["attempts"] += 1
         self.counts[outcome] += 1
         if len(ids) == 1:
             self.counts_by_id.setdefault(ids[0], Counter())[outcome] += 1
@@ -378,17 +407,22 @@ class Link:
                     if isinstance(event, Junk):
                         self.counts["junk bytes"] += len(event.raw)
                     elif not waiting:
-                        self.counts["extra replies"] += 1
+                        self._unasked(event)
                     else:
-                        status = self._status(what, event, waiting[0], stale)
+                        status = self._status(what, event, waiting, stale)
                         if status is not None:
                             waiting.pop(0)
                             at = time.monotonic()
+                            self._last.append(event.raw)
                             reply = Reply(status.id, protocol, status.error, status.data, started, at)
                             replies[status.id] = reply
         except ReplyError as error:
             # What was damaged or refused has come; everything else may still come.
-            arrived = not isinstance(error, NoReply) and error.reason not in ("truncated", "wrong id")
+            arrived = not isinstance(error, NoReply) and error.reason not in (
+                "truncated",
+                "wrong id",
+                "skipped",
+            )
             for servo_id, length in waiting[arrived:]:
                 self._owed.setdefault(servo_id, set()).add(length)
             self._quiet_from = max(deadline, time.monotonic()) + 2 * self.latency_timer + self.slack
@@ -396,10 +430,10 @@ class Link:
         return replies
 
     def _status(
-        self, what: str, event: Packet | ProtocolError, due: tuple[int, int], stale: frozenset[int]
+        self, what: str, event: Packet | ProtocolError, due: Sequence[tuple[int, int]], stale: frozenset[int]
     ) -> Status | None:
-        """The status if it is the one that is due; None for a late one, which is thrown away."""
-        servo_id, length = due
+        """The status if it is the first that is due; None for a late one, which is thrown away."""
+        servo_id, length = due[0]
         try:
             if isinstance(event, ProtocolError):
                 raise event
@@ -410,8 +444,10 @@ class Link:
             if status.id in self._owed:
                 self.counts["late"] += 1
                 return None
+            # In a chained read the next one's answer says that this one's was lost on its way.
+            skipped = any(status.id == other for other, _ in due)
             text = f"the answer came from id {status.id}"
-            raise self._bad(what, "wrong id", text, status.raw, servo_id)
+            raise self._bad(what, "skipped" if skipped else "wrong id", text, status.raw, servo_id)
         if len(status.data) != length and len(status.data) in stale:
             self.counts["late"] += 1
             return None
@@ -481,13 +517,25 @@ class Link:
         self._received += data
         return data
 
-    def _drain(self) -> None:
+    def _drain(self, protocol: int) -> None:
         """Throws away, and counts, what nobody asked for."""
+        decoder = Decoder((protocol,))
         while True:
             data = self._read_until(0.0)
             if not data:
                 return
             self.counts["stale bytes"] += len(data)
+            for event in decoder.feed(data):
+                self._unasked(event)
+
+    def _unasked(self, event: Event) -> None:
+        """Counts what it was that nobody waited for."""
+        if not isinstance(event, Packet):
+            self.counts["junk bytes"] += len(event.raw)
+        elif event.id in self._owed:
+            self.counts["late"] += 1
+        else:
+            self.counts["doubled" if event.raw in self._last else "foreign"] += 1
 
     def _write(self, packet: bytes, what: str) -> None:
         deadline = time.monotonic() + self.write_timeout

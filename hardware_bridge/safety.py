@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -209,6 +209,21 @@ class Safety:
         self.faults.recover()
         if self.mode is Mode.HOLDING:
             self.mode = Mode.READY
+
+    def back_off(self, joints: Collection[str], now: float) -> None:
+        """Some joints should now be where they are measured, as after they gave way; others stay.
+
+        Raises:
+            RuntimeError: the arm is not holding.
+        """
+        last = self._plausibility.last
+        if self.mode not in (Mode.HOLDING, Mode.READY) or last is None:
+            raise RuntimeError(f"joints can back off from a holding arm only: it is {self.mode.value}")
+        given = np.array([name in joints for name in self.limits.names])
+        there = np.clip(last.position, self.limits.low, self.limits.high)
+        self._reference = Reference.at(np.where(given, there, self._reference.position))
+        self._motion = Motion(self.settings, self.limits.names)
+        self._ticked = now
 
     def acknowledge(self, kind: str, where: str) -> None:
         """A person has seen to a latched fault; see ``Faults.acknowledge``."""

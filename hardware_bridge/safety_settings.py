@@ -26,7 +26,8 @@ class SafetySettings:
     Supervision. ``follow_error`` for longer than ``follow_time``: pressing, or stuck. ``limp_error`` for
     longer than ``limp_time`` with a load below ``limp_load`` (fraction of stall): a servo that gave up
     without saying so. ``runaway_speed`` (rad/s) beyond what was commanded, for ``runaway_time``.
-    ``high_load`` for ``load_time``. ``jump``: what a reading may exceed its speed limit by, in rad.
+    ``high_load`` for ``load_time``. ``noise``: share of damaged replies within ``noise_time`` that is borne.
+    ``jump``: what a reading may exceed its speed limit by, in rad.
     ``bad_actions``, ``bad_readings``: in a row, until the episode ends. ``repeats`` of a recoverable fault
     within ``repeat_time``: then it latches. ``arrived``: how near a measured angle must be at a move's end.
 
@@ -63,6 +64,8 @@ class SafetySettings:
     low_voltage: float = 10.5
     least_voltage: float = 10.0
     jump: float = 0.1
+    noise: float = 0.05
+    noise_time: float = 5.0
     bad_actions: int = 3
     bad_readings: int = 3
     repeats: int = 3

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -91,6 +92,91 @@ class Lasting:
         """``(joints,)`` s; −1 where it is not true."""
         self._since = np.where(true, np.where(np.isnan(self._since), now, self._since), np.nan)
         return np.where(true, now - self._since, -1.0)
+
+
+#: What a way for a transaction to end, or a thing that came unasked, is called in the book of faults.
+TRAFFIC = {
+    "checksum": "reply damaged",
+    "stuffing": "reply damaged",
+    "status": "reply damaged",
+    "length": "reply incomplete",
+    "truncated": "reply incomplete",
+    "skipped": "reply incomplete",
+    "wrong id": "reply from another",
+    "late": "reply late",
+    "doubled": "reply doubled",
+    "junk bytes": "bytes between",
+    "foreign": "foreign bytes",
+}
+#: Those of them that are damage, by which a bus is noisy; silence has a watchdog of its own.
+DAMAGE = ("checksum", "stuffing", "status", "length", "truncated", "skipped", "wrong id")
+
+
+class Traffic:
+    """Judges a bus by how its transactions end: names what went wrong, and sees that it is too much.
+
+    Args:
+        settings: ``noise`` is the share of damaged transactions that is borne over ``noise_time``;
+            ``bad_readings`` replies of one servo's that came from another within that time are a conflict.
+        names: of the axes by servo id.
+    """
+
+    def __init__(self, settings: SafetySettings, names: Mapping[int, str]) -> None:
+        self._settings, self._names = settings, names
+        self._before: Counter[str] = Counter()
+        self._mine: dict[int, int] = {}
+        self._window: deque[tuple[float, int, int]] = deque()  # when, attempts, damaged ones
+        self._strangers: deque[tuple[float, int]] = deque()  # when, in whose place
+        self._began = math.inf
+
+    def restart(self) -> None:
+        """The next counts are a new link's."""
+        self._before.clear()
+        self._mine.clear()
+
+    def check(
+        self, counts: Counter[str], by_id: Mapping[int, Counter[str]], now: float
+    ) -> Iterator[Condition]:
+        """Conditions since the last time.
+
+        Args:
+            counts: of a link so far.
+            by_id: the same by servo.
+            now: monotonic (s).
+        """
+        new = counts - self._before
+        self._before = Counter(counts)
+        kinds = Counter[str]()
+        for what in TRAFFIC.keys() & new.keys():
+            kinds[TRAFFIC[what]] += new[what]
+        for kind, number in kinds.items():
+            yield Condition(kind, "bus", f"{number} since the last cycle")
+        yield from self._noise(now, new["attempts"], sum(new[what] for what in DAMAGE))
+        yield from self._conflict(now, by_id)
+
+    def _noise(self, now: float, tried: int, damaged: int) -> Iterator[Condition]:
+        window, limits = self._window, self._settings
+        window.append((now, tried, damaged))
+        self._began = min(self._began, now)
+        while window[0][0] < now - limits.noise_time:
+            window.popleft()
+        tried, damaged = sum(item[1] for item in window), sum(item[2] for item in window)
+        whole = now - self._began >= limits.noise_time - 1e-9  # a few seconds are no share yet
+        if whole and damaged > limits.noise * tried:
+            share = f"{100 * damaged / tried:.0f} % of {tried} replies"
+            yield Condition("bus noisy", "bus", f"{share} were damaged")
+
+    def _conflict(self, now: float, by_id: Mapping[int, Counter[str]]) -> Iterator[Condition]:
+        for servo, counts in by_id.items():
+            new = counts["wrong id"] - self._mine.get(servo, 0)
+            self._mine[servo] = counts["wrong id"]
+            self._strangers.extend([(now, servo)] * new)
+        while self._strangers and self._strangers[0][0] < now - self._settings.noise_time:
+            self._strangers.popleft()
+        for servo, times in Counter(servo for _, servo in self._strangers).items():
+            if times >= self._settings.bad_readings:
+                where = self._names.get(servo, f"id {servo}")
+                yield Condition("id conflict", where, f"another answered {times} times for id {servo}")
 
 
 class Plausibility:

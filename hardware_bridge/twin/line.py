@@ -16,11 +16,12 @@ import fcntl
 import os
 import select
 import struct
+import termios
 import threading
 import time
 import tty
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -77,6 +78,8 @@ class Line:
         received: Bytes that came from the driver so far.
         counts: What happened on the line, by name.
         deaf: Nothing is read from the driver (a line that does not drain).
+        tap: Called with the line's time (s), "driver" or "servo", and the bytes of each sound packet as it
+            was sent, before the wire damages it.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Line:
         self.received = 0
         self.counts: Counter[str] = Counter()
         self.deaf = False
+        self.tap: Callable[[float, Literal["driver", "servo"], bytes], None] | None = None
         self.now = 0.0  # of servos and mechanics (s)
         self._link = Path(link_path) if link_path is not None else None
         self._decoder = Decoder()
@@ -168,6 +172,11 @@ class Line:
                 fresh.symlink_to(os.ttyname(self._slave))
                 fresh.replace(self._link)
         self._wake()
+
+    def jam(self) -> None:
+        """The adapter takes no more bytes, as one does whose flow control stopped it; until ``replug``."""
+        with self.lock:
+            termios.tcflow(self._slave, termios.TCOOFF)
 
     def unplug(self) -> None:
         """The adapter vanishes: the driver's reads and writes fail, its terminal is gone. Servos go on."""
@@ -423,6 +432,8 @@ class Line:
                 self._reply(servo, 0, servo.answer_damaged(), rate, len(raw), servo.return_delay)
 
     def _packet(self, packet: Packet, rate: int) -> None:
+        if self.tap is not None:
+            self.tap(self.now, "driver", packet.raw)
         listeners = self._listeners(packet.protocol, rate)
         for servo in listeners:
             servo.bus_activity()
@@ -485,6 +496,8 @@ class Line:
 
     def _send(self, reply: Reply, rate: int, sent: int, wait: float) -> bool:
         """Puts a reply, or what the wire leaves of it, in the outbox at the time it will arrive."""
+        if self.tap is not None:
+            self.tap(self.now, "servo", reply.raw)
         pieces = self.wire.carry(reply)
         self.counts["replies"] += 1
         real = self.clock == "real"
