@@ -232,10 +232,13 @@ def build_plan(preset: str, values: Mapping[str, Any]) -> Plan:
             fit, settings that an agent refuses.
     """
     known = ["description", "agents", "seeds", "envs", "settings", "evaluation", "max_minutes", "device"]
-    _known_keys(values, known, f"preset {preset!r}")
+    # other_envs is for the command line, which fills envs from it; what it holds is checked all the same.
+    _known_keys(values, [*known, "other_envs"], f"preset {preset!r}")
     for name in ("agents", "seeds", "envs", "evaluation"):
         if not values.get(name):
             raise RequestError(f"preset {preset!r}: {name!r} is missing or empty")
+    if "other_envs" in values:
+        _env_plan("other_envs", values["other_envs"])
     try:
         plan = Plan(
             preset=preset,

@@ -17,6 +17,7 @@ if not __package__:  # run as a script: its folder comes first on the path, wher
 
 import argparse
 import contextlib
+import copy
 import shlex
 import signal
 import time
@@ -183,6 +184,8 @@ def _with_options(values: dict[str, Any], options: argparse.Namespace) -> dict[s
     if options.device:
         values["device"] = options.device
     agents = [*(values.get("agents") or []), *agent_targets()]
+    if options.envs:
+        _add_others(values, _list(options.envs))
     if options.max_minutes is not None:
         values["max_minutes"] = options.max_minutes
         drop_from_all(values, "max_minutes")
@@ -191,6 +194,14 @@ def _with_options(values: dict[str, Any], options: argparse.Namespace) -> dict[s
     if options.envs:
         values["envs"] = {env: _env_of(values, env) for env in _list(options.envs)}
     return values
+
+
+def _add_others(values: dict[str, Any], wanted: list[str]) -> None:
+    """Families that the preset does not name get what it has for all others, if it has that."""
+    if isinstance(values.get("other_envs"), dict) and isinstance(values.get("envs"), dict):
+        for env in wanted:
+            check_env_id(env)
+            values["envs"].setdefault(env, copy.deepcopy(values["other_envs"]))
 
 
 def program() -> str:

@@ -138,6 +138,16 @@ def test_bad_requests_say_what_to_do(arguments, words, capsys, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_family_that_the_preset_does_not_name_gets_what_it_has_for_others(run_python, root):
+    make = "envs.meld/WidowXEthernet-v0.make"
+    request = ["--preset", "debug", "--envs", "meld/WidowXEthernet-v0", "--agents", "random", "--dry-run"]
+    done = run_python(str(root / "benchmarks" / "run_all.py"), *request, "--set", f"{make}.num_test_tasks=2")
+    assert done.returncode == 0, done.stderr
+    assert "WidowXEthernet-v0 random" in done.stdout
+    done = run_python(str(root / "benchmarks" / "run_all.py"), *request, "--set", f"{make}.backend=robt")
+    assert done.returncode == 2 and "'twin'" in done.stderr, "the family's own keywords go through"
+
+
 def test_a_missing_graphics_library_is_known_before_anything_runs(run_python, root, tmp_path):
     # PyOpenGL bound to the other platform: MuJoCo then refuses the wanted one, as if it were missing.
     missing = {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "osmesa"}
