@@ -249,7 +249,8 @@ class Motion:
             reading: what they measured.
         """
         s, at = self._settings, reading.at
-        error = np.abs(position - reading.position)
+        lag = position - reading.position
+        error = np.abs(lag)
         behind = self._behind.update(error > s.follow_error, at)
         yield from self._say("follow error", behind > s.follow_time, error, "rad from its reference")
         load = np.broadcast_to(np.abs(reading.load), error.shape)
@@ -262,7 +263,10 @@ class Motion:
         self._recent.append((at, velocity))
         most = np.max([np.abs(v) for _, v in self._recent], axis=0)
         speed = np.abs(reading.velocity)
-        loose = self._loose.update(speed > 1.5 * most + s.runaway_speed, at)
+        # A joint that was held up by contact, and comes free, leaps back to its reference: to take its torque
+        # would drop the arm. A runaway passes the reference, at most lead / its speed (0.16 s) later.
+        away = reading.velocity * lag <= 0.0
+        loose = self._loose.update(away & (speed > 1.5 * most + s.runaway_speed), at)
         yield from self._say("runaway", loose >= s.runaway_time, speed, "rad/s, which nobody asked of it")
 
     def _say(self, kind: str, true: np.ndarray, values: np.ndarray, what: str) -> Iterator[Condition]:

@@ -666,6 +666,22 @@ def test_a_runaway_loses_its_torque_and_stays_off():
     safety.start(arm.reading(1.1), 1.1)
 
 
+def test_a_joint_that_comes_free_and_leaps_back_to_its_reference_keeps_its_torque():
+    safety, arm = started()
+    live(safety, arm, 0.0, 0.2)
+    arm.true[0] -= 0.1
+    for k in range(1, 5):
+        arm.true[0] += 0.02
+        arm.velocity[0] = 1.0
+        safety.observe(arm.reading(0.2 + 0.02 * k), 0.2 + 0.02 * k)
+        assert safety.tick(0.2 + 0.02 * k).torque
+    for k in range(5, 10):  # it does not stop there
+        arm.true[0] += 0.02
+        safety.observe(arm.reading(0.2 + 0.02 * k), 0.2 + 0.02 * k)
+        safety.tick(0.2 + 0.02 * k)
+    assert safety.mode is Mode.OFF and safety.faults.counts["runaway"] == 1
+
+
 def test_a_hot_servo_sends_the_arm_home_slowly_and_lets_go_only_there():
     safety, arm = started()
     safety.begin_episode(0.0)
