@@ -117,10 +117,10 @@ WRONG = [
     ("high: 0.1396", "high: 0.2", "rig.rotation: limits -0.1396..0.2 must lie in rotation's"),
     ("rotation, id: 7", "rotation, id: 3", "ids [3] are used twice"),
     ("  folder: recordings", "  folder:", "recording.folder: expected a text, got nothing"),
-    ("  lead: 0.1 ", "  lead: 0.9 ", "safety.lead: must be at most 0.2 rad"),
-    ("  lead: 0.1 ", "  laed: 0.1 ", "safety.laed: unknown key; did you mean 'lead'?"),
-    ("  lead: 0.1 ", "  horizon: 0.06 ", "safety.horizon: stands here for the second time"),
-    ("  lead: 0.1 ", "  lead: 0.05 ", "safety.follow_error: must be below lead"),
+    ("  lead: 0.095 ", "  lead: 0.9 ", "safety.lead: must be at most 0.2 rad"),
+    ("  lead: 0.095 ", "  laed: 0.1 ", "safety.laed: unknown key; did you mean 'lead'?"),
+    ("  lead: 0.095 ", "  horizon: 0.06 ", "safety.horizon: stands here for the second time"),
+    ("  lead: 0.095 ", "  lead: 0.05 ", "safety.follow_error: must be below lead"),
 ]  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def test_what_is_wrong_is_named(old, new, message, tmp_path):
     [
         ("  baud: 1000000", "  baud: fast", "  baud:"),
         ("low: -1.745, high: 1.745, zero: 0.0", "low: -1.745, high: 1.745, zero: x", "name: joint_4"),
-        ("  lead: 0.1 ", "  lead: 0.9 ", "  lead:"),
+        ("  lead: 0.095 ", "  lead: 0.9 ", "  lead:"),
         ("crop: [80, 0, 480, 480]", "crop: [300, 0, 480, 480]", "crop:"),
     ],
 )

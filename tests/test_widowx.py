@@ -139,7 +139,7 @@ def test_goals_are_integrated_and_their_lead_is_bounded():
     assert np.allclose(following, [[0.054] * 5, [0.046] * 5])
     for _ in range(100):
         goal = widowx.next_goal(goal, angles, velocities)
-    assert np.allclose(goal, [[0.1] * 5, [-0.1] * 5])
+    assert np.allclose(goal, [[widowx.LEAD] * 5, [-widowx.LEAD] * 5])
     assert np.allclose(widowx.next_goal(np.full(5, 1.57), np.full(5, 1.56), np.full(5, 0.2))[1:3], 1.571)
 
 
@@ -304,7 +304,7 @@ def test_pressing_bounds_the_lead_and_does_not_wind_up():
         env.step(down)
     pressed = env.state()[0]
     lead = pressed[10:15] - pressed[:5]
-    assert 0.09 < np.abs(lead).max() < 0.105
+    assert 0.085 < np.abs(lead).max() < 0.1
     assert pressed[TIP][2] > 0.0, "the table holds"
     for _ in range(3):
         env.step(-down)

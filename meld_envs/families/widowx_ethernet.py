@@ -68,7 +68,7 @@ class WidowXEthernet(Family):
 
     `Box(-1, 1, (5,), float32)`, 3.33 per second, out of range clipped: joint velocities, 1 is 0.2 rad/s. An
     inner loop of 50 Hz integrates them to the goals of position servos; a goal leads its joint by at
-    most 0.1 rad.
+    most 0.095 rad.
 
     ## Reward
 

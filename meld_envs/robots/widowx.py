@@ -132,7 +132,9 @@ STATE_NAMES = (
 
 TICK = 0.02  # s, of the inner loop, which sets the servos' goals
 MAX_SPEED = 0.2  # rad/s, what an action of 1 asks of a joint
-LEAD = 0.1  # rad, by which a goal may lead its joint: bounds the force of contact, and wind-up
+LEAD = (
+    0.095  # rad, by which a goal may lead its joint: bounds the force of contact (MX: 48 % duty), and wind-up
+)
 
 
 def next_goal(goal: np.ndarray, angles: np.ndarray, velocities: np.ndarray) -> np.ndarray:
