@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from hardware_bridge.calibration import command as calibration
-from hardware_bridge.config import EXAMPLE, ConfigError, load
+from hardware_bridge.config import EXAMPLE, TWIN, ConfigError, load
 from hardware_bridge.doctor import Finding, examine
+from hardware_bridge.process import PRIORITY, real_time
 from hardware_bridge.recorder import RecorderError, export_npz, replay
 from hardware_bridge.twin.robot import DEFECTS, EmulatedRobot
 
@@ -36,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="findings as JSON, for programs")
     doctor.set_defaults(run=_doctor)
     twin = commands.add_parser("twin", help="starts the emulated robot, until Ctrl-C")
-    twin.add_argument("--config", default=EXAMPLE, metavar="FILE", help="the robot to emulate")
+    twin.add_argument("--config", default=TWIN, metavar="FILE", help="the robot to emulate")
+    twin.add_argument("--folder", help="where its devices appear (default: a new one, removed at the end)")
     twin.add_argument(
         "--defect", action="append", default=[], choices=DEFECTS, metavar="NAME",
         help="what is to be wrong with it; may be repeated: " + ", ".join(DEFECTS),
@@ -81,7 +83,11 @@ def _twin(options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="widowx-twin-"))
+        # Real servos and cameras do not wait for other programs; all threads inherit this.
+        real_time(priority=PRIORITY - 1)
+        if options.folder:
+            Path(options.folder).mkdir(parents=True, exist_ok=True)
+        folder = options.folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="widowx-twin-"))
         try:
             robot = stack.enter_context(EmulatedRobot(folder, options.config, options.defect))
         except (ConfigError, ValueError, OSError) as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hardware_bridge.cell import Cell
-from hardware_bridge.config import EXAMPLE, Configuration, load
+from hardware_bridge.config import TWIN, Configuration, load
 from hardware_bridge.link import Link, Record
 from hardware_bridge.safety import Command
 from hardware_bridge.twin.arm import PHYSICS_STEP, WidowXWorld
@@ -21,7 +21,6 @@ from meld_envs.families import widowx_ethernet as scene
 from meld_envs.robots import widowx
 from meld_envs.world import World
 
-TWIN = EXAMPLE.with_name("widowx_twin.yaml")
 #: The line's electronics in lockstep (s): four physics steps, half of the inner loop's tick.
 LINE_TICK = 4.0 * PHYSICS_STEP
 #: Wall-clock slack of the link (s): replies always come, however busy the computer is.

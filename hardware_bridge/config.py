@@ -30,6 +30,7 @@ from hardware_bridge.workspace import BODIES, Box, Workspace
 T = TypeVar("T")
 Triple = tuple[float, float, float]
 EXAMPLE = Path(__file__).with_name("configs") / "widowx_mk2.yaml"
+TWIN = EXAMPLE.with_name("widowx_twin.yaml")
 
 
 class ConfigError(ValueError):

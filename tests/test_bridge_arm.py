@@ -10,9 +10,9 @@ import pytest
 
 import meld_envs  # noqa: F401 - registers the environments
 from hardware_bridge.arm import NotReadyError, ServoArm
-from hardware_bridge.backend import TWIN, Twin
+from hardware_bridge.backend import Twin
 from hardware_bridge.cell import tip_height
-from hardware_bridge.config import load
+from hardware_bridge.config import TWIN, load
 from hardware_bridge.faults import FaultError
 from hardware_bridge.link import Link
 from hardware_bridge.protocol import Decoder, Instruction, Packet

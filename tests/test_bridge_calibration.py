@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from functools import partial
 
 import numpy as np
@@ -32,15 +33,14 @@ NAMES = [joint.name for joint in WIDOWX_MK2.joints]
 @pytest.fixture
 def robot(tmp_path):
     with EmulatedRobot(tmp_path) as emulated:
+        hold(emulated, dict.fromkeys(NAMES, 0.0))
         yield emulated
 
 
 def hold(robot, angles):
     """A hand puts axes there."""
     with robot.line.lock:
-        for name, angle in angles.items():
-            joint = robot.line.mechanics.joint(name)
-            joint.position, joint.velocity = float(angle), 0.0
+        robot.world.hold(angles)
 
 
 def mount(robot, offsets, reversed_ids=()):
@@ -231,7 +231,7 @@ def test_a_plug_held_on_the_table_gives_the_height(robot):
 
 
 def test_the_rigs_middle_and_range_are_found_from_end_to_end(robot):
-    ways = iter(np.sin(np.linspace(0.0, 2.0 * np.pi, 30)))
+    began = time.monotonic()
 
     def sense(raw, middle, half):
         return 2048 + middle + half * state["way"]
@@ -239,7 +239,7 @@ def test_the_rigs_middle_and_range_are_found_from_end_to_end(robot):
     state = {"way": 0.0}
 
     def moved(raw):
-        state["way"] = next(ways, 0.0)
+        state["way"] = math.sin(2.0 * math.tau * min(time.monotonic() - began, 1.5))
         return sense(raw, 100, 250)
 
     robot.line.servo(7).sense = moved
@@ -303,7 +303,8 @@ def test_pictures_of_another_size_get_a_crop_and_a_reference_at_rest_alone(robot
     assert not any("reference" in place for place in found.changes)
     folded(robot)
     seen = devices.cameras(configuration, QUICK, print).changes["cameras.0.reference"]
-    assert seen == pytest.approx(signature(chart("front", 128, 128)), abs=6)
+    rest = robot.configuration.arm.rest
+    assert seen == pytest.approx(signature(robot.view.paint_at("front", rest, (0.0, 0.0))), abs=6)
 
 
 # Sensor and fences ----------------------------------------------------------------------------------
@@ -316,9 +317,9 @@ def test_the_plug_is_tried_in_every_port_by_a_person(robot):
         elif line == "pull it out":
             robot.insert(None)
 
-    order = [0, 1, 2]
-    assert len(devices.sensor(robot.configuration, QUICK, tell, person=True).lines) == 4
-    order = [0, 2, 1]
+    order = [0, 1, 2, 3]
+    assert len(devices.sensor(robot.configuration, QUICK, tell, person=True).lines) == 5
+    order = [0, 2, 1, 3]
     with pytest.raises(CalibrationError, match="the plug is in port 1, the sensor says port 2"):
         devices.sensor(robot.configuration, QUICK, tell, person=True)
     with pytest.raises(SensorStuck):

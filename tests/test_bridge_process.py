@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hardware_bridge.arm import NotReadyError
-from hardware_bridge.backend import TWIN
+from hardware_bridge.config import TWIN
 from hardware_bridge.faults import FaultError
 from hardware_bridge.process import AT_REST, HELD, DriverGone, DriverProcess
 from hardware_bridge.twin.robot import EmulatedRobot
@@ -76,7 +76,7 @@ def test_it_obeys_tells_what_it_does_and_goes_to_rest(robot, door):
     statistics = door.statistics()
     assert statistics["round_trip"]["count"] > 100 and statistics["cycles"] > 50
     assert door.close() == AT_REST
-    assert not any(torque(robot)) and angles(robot) == pytest.approx(robot.world._rest, abs=0.1)
+    assert not any(torque(robot)) and angles(robot) == pytest.approx(robot.configuration.arm.rest, abs=0.1)
     with pytest.raises(DriverGone):
         door.begin_episode()
 
@@ -125,7 +125,7 @@ def test_a_policy_that_is_killed_leaves_an_arm_that_goes_to_rest(robot, root):
         time.sleep(0.5)
         policy.kill()
     assert until(lambda: not any(torque(robot)), 40.0)
-    assert angles(robot) == pytest.approx(robot.world._rest, abs=0.1)
+    assert angles(robot) == pytest.approx(robot.configuration.arm.rest, abs=0.1)
 
 
 def test_a_driver_that_cannot_start_says_why(robot, door):

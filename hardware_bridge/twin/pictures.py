@@ -119,7 +119,8 @@ class PictureServer:
                 self._accept(max(0.0, due - time.monotonic()))
                 if time.monotonic() >= due:
                     due = max(due + self.period, time.monotonic() - self.period)
-                    self._send()
+                    if self._clients:  # nobody looks: nothing is painted
+                        self._send()
         except BaseException as error:  # noqa: BLE001 - kept for close(), which raises it where it is seen
             self._failure = error
 

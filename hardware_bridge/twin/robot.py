@@ -1,5 +1,8 @@
 """A whole emulated robot in a folder: servos on a serial line, two cameras, a contact, a configuration.
 
+Its arm is MuJoCo's, in real time: servos move it, gravity pulls at it, the plug meets the ports; the cameras'
+pictures are drawn from it, and the contact is the plug's.
+
 Whoever reads ``twin.yaml`` of that folder finds every device as on a real robot, from any process. Defects
 are ordered by name, so that what finds them can be tried out.
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -21,7 +24,8 @@ from hardware_bridge.twin.arm import WidowXWorld
 from hardware_bridge.twin.build import emulate
 from hardware_bridge.twin.joint import RELEASED
 from hardware_bridge.twin.line import Line
-from hardware_bridge.twin.pictures import CameraDefect, PictureServer, chart
+from hardware_bridge.twin.pictures import CameraDefect, PictureServer
+from hardware_bridge.twin.senses import ContactFile, View
 from hardware_bridge.twin.servo1 import Servo1
 
 #: Width and height of the emulated cameras' pictures.
@@ -114,21 +118,29 @@ _CAMERA_DEFECTS: dict[str, tuple[str, CameraDefect]] = {
 
 
 class CradledArm(WidowXWorld):
-    """The arm with a cradle under its rest pose, in which it lies while no motor holds it, as on a bench.
+    """The arm with a cradle under its rest pose, in which it lies while no motor holds it.
 
-    Without torque anywhere else it falls.
+    Without torque anywhere else it falls, unless a hand holds it.
     """
 
     def __init__(self, profile: ArmProfile) -> None:
         super().__init__(profile)
-        self._rest = tuple(profile.rest)
+        self._support = tuple(profile.rest)
+
+    def hold(self, angles: Mapping[str, float]) -> None:
+        """Moves axes (rad or m, by name) by hand; joints stay there as long as no motor moves them."""
+        for name, axis in self._bench.items():
+            axis.position = float(angles.get(name, axis.position))
+        places = [float(angles.get(name, joint.position)) for name, joint in self._joints.items()]
+        self._support = tuple(places)
+        self.place(places)
 
     @property
     def lies(self) -> bool:
-        """Whether it is in the cradle, and nothing moves it."""
+        """Whether it is in the cradle, or the hand, and no motor moves it."""
         return all(
             joint.law == RELEASED and abs(joint.position - angle) < CRADLE
-            for joint, angle in zip(self._arm, self._rest)
+            for joint, angle in zip(self._arm, self._support)
         )
 
     def step(self, dt: float) -> None:
@@ -148,7 +160,10 @@ class EmulatedRobot:
 
     Attributes:
         config: Path of the configuration that leads to it.
+        world: What its servos move.
         line: Its servos.
+        contact: Its plug's contacts.
+        view: What its cameras see.
 
     Raises:
         KeyError: an unknown defect; says which there are.
@@ -168,11 +183,14 @@ class EmulatedRobot:
         self.folder, self.defects = Path(folder).resolve(), tuple(defects)
         self.config = self.folder / "twin.yaml"
         self.config.write_text(Path(config).read_text(encoding="utf-8"), encoding="utf-8")
-        self.configuration = self._adapt(load(self.config))
-        profile = self.configuration.arm_profile()
+        given = load(self.config)
+        profile = given.arm_profile()
         if any(axis.protocol != 1 for axis in profile):
-            raise ValueError(f"{config}: defects and bench are for widowx_mk2, not {profile.name}")
+            raise ValueError(f"{config}: defects and arm are for widowx_mk2, not {profile.name}")
         self.world = CradledArm(profile)
+        self.view = View(self.world, PICTURE)
+        self.configuration = self._adapt(given)
+        self.contact = ContactFile(self.folder / "contact", self.world)
         self.line = Line(
             emulate(profile, self.world), self.world, link_path=self.folder / "servos", tick=TICK
         )
@@ -180,14 +198,16 @@ class EmulatedRobot:
 
     def _adapt(self, given: Configuration) -> Configuration:
         """The same robot, its devices being those of the folder."""
+        ready = tuple(given.arm.ready)
         changes: dict[str, object] = {"port.device": str(self.folder / "servos")}
         for index, camera in enumerate(given.cameras):
             place = f"cameras.{index}"
+            seen = signature(self.view.paint_at(camera.name, ready, (0.0, 0.0)))
             changes |= {
                 f"{place}.device": f"twin:{self.folder / camera.name}",
                 f"{place}.size": [PICTURE, PICTURE],
                 f"{place}.crop": [0, 0, PICTURE, PICTURE],
-                f"{place}.reference": signature(chart(camera.name, PICTURE, PICTURE)).tolist(),
+                f"{place}.reference": seen.tolist(),
             }
         changes |= {"insertion.kind": "twin", "insertion.device": str(self.folder / "contact")}
         return write_back(self.config, changes | {"recording.folder": str(self.folder / "recordings")})
@@ -197,17 +217,16 @@ class EmulatedRobot:
         """The serial port that a driver opens."""
         return str(self.folder / "servos")
 
-    def insert(self, port: int | None, ports: int = 3) -> None:
-        """Puts the plug into a port of the panel, or takes it out."""
-        words = " ".join("1" if index == port else "0" for index in range(ports))
-        fresh = self.folder / "contact.new"
-        fresh.write_text(words + "\n", encoding="ascii")
-        fresh.replace(self.folder / "contact")
+    def insert(self, port: int | None) -> None:
+        """A port of the panel says that the plug is in, wherever it is; None: only where it is."""
+        self.contact.force(port)
 
     def __enter__(self) -> EmulatedRobot:
         (self.folder / "recordings").mkdir(exist_ok=True)
-        self.insert(0 if "stuck-sensor" in self.defects else None)
         with contextlib.ExitStack() as opening:
+            opening.callback(self.view.close)
+            opening.enter_context(self.contact)
+            self.insert(0 if "stuck-sensor" in self.defects else None)
             opening.enter_context(self.line)
             # Real servos do not wait for other programs; they are not more urgent than their driver, though.
             real_time(self.line.thread_id, PRIORITY - 1)
@@ -223,10 +242,9 @@ class EmulatedRobot:
         shown = name
         if "swapped-cameras" in self.defects:
             shown = "wrist" if name == "front" else "front"
-        picture = chart(shown, PICTURE, PICTURE)
         wanted = [_CAMERA_DEFECTS[defect] for defect in self.defects if defect in _CAMERA_DEFECTS]
         defect = next((kind for camera, kind in wanted if camera == name), None)
-        return PictureServer(self.folder / name, lambda: picture, rate, defect)
+        return PictureServer(self.folder / name, lambda: self.view.paint(shown), rate, defect)
 
     def _damage(self) -> None:
         with self.line.lock:
