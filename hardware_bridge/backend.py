@@ -122,6 +122,15 @@ class Twins:
         self._mirror(world)
         return sent
 
+    def end_episode(self, world: World) -> None:
+        """Nothing: no time passes until the next one begins."""
+
+    def frames(self, size: int) -> None:
+        """None: the world is drawn as it is."""
+
+    def info(self) -> dict[str, np.ndarray]:
+        return {}
+
     def _mirror(self, world: World) -> None:
         """The state that was reached, the switch's included."""
         switch = world.model.body("switch").id

@@ -384,6 +384,7 @@ class Camera:
         self._clock = clock
         self._inspector = Inspector(settings.name, settings.rate, self.limits)
         self._frame: Frame | None = None
+        self._missed = 0
         self._failure: CameraError | None = None
         self._crash: BaseException | None = None
         self._changed = threading.Condition()
@@ -461,6 +462,9 @@ class Camera:
         with self._changed:
             self._inspector.feed(picture, captured)
             number = 0 if self._frame is None else self._frame.sequence + 1
+            if self._frame is not None:
+                # Less than half a period late is none lost.
+                self._missed += max(0, round((captured - self._frame.captured) * self.settings.rate) - 1)
             self._frame = Frame(image, captured, number)
             self._failure = None
             self._changed.notify_all()
@@ -515,6 +519,16 @@ class Camera:
             if self._frame is None:
                 return CameraMissing(self.name, "no picture has come yet", "Check its cable and its hub.")
             return self._inspector.check(self._clock())
+
+    @property
+    def newest(self) -> Frame | None:
+        """The newest frame, however old it is."""
+        return self._frame
+
+    @property
+    def missed(self) -> int:
+        """How many pictures, by its rate, have not come since the first one."""
+        return self._missed
 
     @property
     def measured_rate(self) -> float:

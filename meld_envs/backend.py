@@ -23,12 +23,21 @@ class Backend(Protocol):
     def step(self, world: World, actions: np.ndarray) -> np.ndarray:
         """Takes a control step ``(n, A)``; returns the actions that were really sent, ``(n, A)``."""
 
+    def end_episode(self, world: World) -> None:
+        """An episode's last step has been taken; what it earned is judged after this."""
+
+    def frames(self, size: int) -> np.ndarray | None:
+        """What its cameras saw after the last step, ``(n, size, W, 3)`` uint8; None: draw the world."""
+
+    def info(self) -> dict[str, np.ndarray]:
+        """More about the last step, ``(n, ...)`` each; the same names after each."""
+
     def close(self) -> None:
         """Gives everything back; calling it twice is harmless."""
 
 
-def load_backend(where: str, name: str, world: World) -> Backend:
-    """The backend that ``"package.module:Class"`` names, for a world.
+def load_backend(where: str, name: str, world: World, **settings: str) -> Backend:
+    """The backend that ``"package.module:Class"`` names, for a world, with its own settings.
 
     Raises:
         ImportError: the package, or something that it needs, is not installed.
@@ -40,4 +49,4 @@ def load_backend(where: str, name: str, world: World) -> Backend:
         raise ImportError(
             f"backend={name!r} needs the hardware bridge: pip install 'meld-suite[hardware]' ({error})"
         ) from error
-    return cast(Backend, found(world))
+    return cast(Backend, found(world, **settings))

@@ -91,6 +91,10 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `episode_start`    | bool    | whether this is an episode's first frame                            |
     | `action_sent`      | float64 | ``(n, A)``, what a driver really sent; only where there is one      |
 
+    A robot in real time (``backend="robot"``) adds, in seconds: `lateness` of the observation after its time,
+    `jitter` of this step's length, `thought`, what the policy took, and `image_age`; `missed`, how many
+    periods passed before the action came; and `fault`, what holds the arm, "" if nothing does.
+
     ## Randomness
 
     Each trial has its own generator; ``reset(seed=s)`` seeds trial i with s + i, as Gymnasium does. Seed,
@@ -282,6 +286,8 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         family, world = self.family, self._world
         if self._backend is not None:
             self._sent = self._backend.step(world, actions)
+            if self._trial_step % (self.episode_steps + 1) == self.episode_steps:
+                self._backend.end_episode(world)
         else:
             for _ in range(family.ticks):
                 family.control(world, actions)
@@ -315,13 +321,16 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.render_mode == "human":
             self.render()
         if self.config.obs_type == "pixels":
-            return self._camera.draw()
+            seen = self._backend.frames(self.config.image_size) if self._backend is not None else None
+            return self._camera.draw() if seen is None else seen
         bound = self.family.state_bound
         return np.clip(self.family.state(self._world), -bound, bound).astype(np.float32)
 
     def _info(self, outcome: Outcome) -> dict[str, Any]:
         episode, step = divmod(self._trial_step, self.episode_steps + 1)
-        sent = {} if self._sent is None else {"action_sent": self._sent.copy()}
+        sent: dict[str, np.ndarray] = {}
+        if self._backend is not None and self._sent is not None:
+            sent = {**self._backend.info(), "action_sent": self._sent.copy()}
         return {
             **sent,
             "task_id": self._task_ids.copy(),

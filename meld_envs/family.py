@@ -71,7 +71,8 @@ class Family(ABC):
     ``meld_envs/__init__.py``.
 
     Attributes:
-        options: keywords that only this family has, each with its choices, the default first.
+        options: keywords that only this family has, each with its choices, the default first; without
+            choices any text, by default "".
         chosen: the choice of each.
         substeps: physics steps in a control step.
         ticks: how often in a control step :meth:`control` is called, where an inner loop runs faster.
@@ -103,8 +104,10 @@ class Family(ABC):
             ValueError: a choice that a keyword does not have.
         """
         for name, value in chosen.items():
-            check_choice(self.name, name, value, self.options[name])
-        self.chosen = {name: chosen.get(name, choices[0]) for name, choices in self.options.items()}
+            if self.options[name]:
+                check_choice(self.name, name, value, self.options[name])
+        defaults = {name: choices[0] if choices else "" for name, choices in self.options.items()}
+        self.chosen = {**defaults, **{name: str(value) for name, value in chosen.items()}}
 
     def backend(self, world: World) -> Backend | None:
         """Who moves the robots in place of the simulations; None, as with most families: they themselves."""

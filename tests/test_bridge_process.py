@@ -66,10 +66,11 @@ def test_it_obeys_tells_what_it_does_and_goes_to_rest(robot, door):
     assert ticks[-1].received == (number, True, "")
     assert 0.03 < angles(robot)[0] - start < 0.08
     assert ticks[-1].position[0] == pytest.approx(angles(robot)[0], abs=0.03)
+    asked = time.monotonic()
     door.act(np.array([np.nan, 0.0, 0.0, 0.0, 0.0]))
-    tick = door.wait_for(door.latest.number + 2)
+    tick = door.wait_for(door.latest.number + 3)
     assert not tick.received[1] and "finite" in tick.received[2]
-    assert {fault.kind for fault in tick.faults} >= {"action invalid"} or tick.velocity[0] < 0.2
+    assert "action invalid" in {fault.kind for told in door.ticks(asked) for fault in told.faults}
     door.end_episode()
     with pytest.raises(ValueError, match="the target of joint_2, 3"):
         door.go_to([0.0, 3.0, 0.0, 0.0, 0.0])

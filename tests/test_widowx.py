@@ -164,12 +164,16 @@ def test_rate_steps_and_tasks_are_the_papers():
         assert np.ptp(rows[:, column]) > 0.95 * span
 
 
-def test_other_backends_say_what_they_need():
-    with pytest.raises(NotImplementedError, match="backend='robot' is not there yet; backend='twin' drives"):
+def test_other_backends_say_what_they_need(tmp_path):
+    with pytest.raises(ValueError, match="backend='robot' and config='my_arm"):
         gym.make(ETHERNET, backend="robot")
+    with pytest.raises(ValueError, match="belong together"):
+        gym.make(ETHERNET, config="my_arm.yaml")
+    with pytest.raises(ValueError, match="cannot be read"):
+        gym.make(ETHERNET, backend="robot", config=str(tmp_path / "none.yaml"))
     with pytest.raises(ValueError, match="backend='dream' is not allowed"):
         gym.make(ETHERNET, backend="dream")
-    assert gym.make(ETHERNET, backend="sim").unwrapped.family.chosen == {"backend": "sim"}
+    assert gym.make(ETHERNET, backend="sim").unwrapped.family.chosen == {"backend": "sim", "config": ""}
 
 
 def test_the_plug_starts_free_and_stays_where_it_is():

@@ -48,7 +48,7 @@ DIVE = 0.008  # m a step, on the way in
 _SECONDS = TICKS * widowx.TICK
 
 #: Who moves the arm, if not the simulation. Names, for nothing here imports the bridge.
-BACKENDS = {"twin": "hardware_bridge.backend:Twins"}
+BACKENDS = {"twin": "hardware_bridge.backend:Twins", "robot": "hardware_bridge.robot:Robot"}
 
 
 class WidowXEthernet(Family):
@@ -121,23 +121,24 @@ class WidowXEthernet(Family):
     quality = Quality(stacks=2, quads=1)  # boxes need no pieces; with one stack cylinders lose their caps
     varied_fields = ("body_pos", "body_quat")
     derived_fields = ("site_xpos", "site_xmat")
-    options: ClassVar[dict[str, tuple[str, ...]]] = {"backend": ("sim", "twin", "robot")}
+    options: ClassVar[dict[str, tuple[str, ...]]] = {"backend": ("sim", "twin", "robot"), "config": ()}
 
     def __init__(self, **chosen: str) -> None:
-        """Takes the family's own keyword ``backend``: who moves the arm.
+        """Takes the family's own keywords: ``backend``, who moves the arm, and a robot's ``config``.
 
         ``"sim"``: the simulation's own servos; ``"twin"``: the hardware bridge, whose driver talks to
-        emulated servos on a serial line, in simulated time.
+        emulated servos on a serial line, in simulated time; ``"robot"``: the same driver, in real time, over
+        the devices that the file ``config`` names, of a robot or of ``python -m hardware_bridge twin``.
 
         Raises:
-            NotImplementedError: a backend that this version does not have.
-            ValueError: an unknown backend.
+            ValueError: an unknown backend; a robot without its file, or a file without a robot.
         """
         super().__init__(**chosen)
-        if self.chosen["backend"] == "robot":
-            raise NotImplementedError(
-                f"{self.name}: backend='robot' is not there yet; backend='twin' drives the emulated robot, "
-                "backend='sim', the default, simulates the arm"
+        if (self.chosen["backend"] == "robot") != bool(self.chosen["config"]):
+            raise ValueError(
+                f"{self.name}: backend='robot' and config='my_arm.yaml' belong together, got "
+                f"backend={self.chosen['backend']!r} and config={self.chosen['config']!r}; "
+                "`python -m hardware_bridge twin` starts an emulated robot and names its file"
             )
 
     # Tasks ------------------------------------------------------------------------------------
@@ -165,8 +166,9 @@ class WidowXEthernet(Family):
 
     def backend(self, world: World) -> Backend | None:
         """The hardware bridge, imported where it is asked for."""
-        where = BACKENDS.get(self.chosen["backend"])
-        return load_backend(where, self.chosen["backend"], world) if where else None
+        name, config = self.chosen["backend"], self.chosen["config"]
+        settings = {"config": config} if config else {}
+        return load_backend(BACKENDS[name], name, world, **settings) if name in BACKENDS else None
 
     def start_episode(self, world: World, rngs: Sequence[np.random.Generator]) -> None:
         """The arm at its start pose, at rest, held by its servos: no noise."""
@@ -192,7 +194,9 @@ class WidowXEthernet(Family):
         return Outcome(dense, success.astype(np.float64), 0.0 - distance, success)
 
     def tried(self, world: World) -> np.ndarray:
-        """Which ports the plug is in."""
+        """Which ports the plug is in: by its place, or by its contacts where there are any to feel."""
+        if "contacts" in world.memory:
+            return world.memory["contacts"]
         turns, bottoms = _switch(world)
         offset = widowx.site(world, widowx.TIP)[:, np.newaxis] - bottoms
         across, along = _turned(offset[..., 0], offset[..., 1], -turns[:, np.newaxis])
@@ -242,6 +246,12 @@ class WidowXEthernet(Family):
         dx, dy = _turned(HALF_FACE[0], 0.0, turns[sim])
         place = (float(x + dx), float(y + dy), FACE + 0.004)
         return (Marker(mujoco.mjtGeom.mjGEOM_SPHERE, (0.004,) * 3, place, (0.1, 0.75, 0.2, 1.0)),)
+
+
+def nearest_port(world: World) -> int:
+    """The port of the first switch that is nearest to the plug's tip."""
+    _, bottoms = _switch(world)
+    return int(np.linalg.norm(bottoms[0] - widowx.site(world, widowx.TIP)[0], axis=1).argmin())
 
 
 # Geometry -------------------------------------------------------------------------------------------
