@@ -164,9 +164,14 @@ class ServoArm:
 
     def position(self, axis: JointSpec) -> float:
         """Of one axis, now (rad or m)."""
+        return self.state(axis)[0]
+
+    def state(self, axis: JointSpec) -> tuple[float, float]:
+        """Position (rad or m) and load (signed fraction of stall) of one axis, now."""
         reply = self._single(axis)
         self._look_at(axis, reply)
-        return axis.to_position(axis.model.unpack(_block(axis)[0], reply.data)["present_position"])
+        values = axis.model.unpack(_block(axis)[0], reply.data)
+        return axis.to_position(values["present_position"]), _load(axis, values)
 
     def _chained(self, chain: Sequence[JointSpec]) -> Mapping[int, Reply]:
         """Several joints in one go; after a broken chain what came of it, the rest is asked one by one."""

@@ -27,8 +27,8 @@ ATTEMPTS = 3
 MISSES = 3
 #: One more axis is inspected every so many cycles: all eight of the Mark II within 0.64 s.
 INSPECTION = 4
-#: Faults of servos that shut themselves down, and may be asked to go on.
-GAVE_UP = ("overload", "servo limp")
+#: Faults after which a servo is asked to go on; a hot one has to cool, one that restarted is started anew.
+REVIVED = ("overload", "servo limp")
 #: For which an arm is watched before its faults are seen to be over (s): every axis is inspected once.
 RECOVERY = 0.7
 #: A move's own deadline ends it; this ends the waiting for it, should that fail (s).
@@ -271,7 +271,7 @@ class Driver:
             FaultError: faults remain; how often one may come is the book's business.
         """
         self.safety.end_episode()
-        gave_up = {fault.where for fault in self.safety.faults.active if fault.kind in GAVE_UP}
+        gave_up = {fault.where for fault in self.safety.faults.active if fault.kind in REVIVED}
         if gave_up:
             self.safety.back_off(gave_up, self.beat.now())
         for axis in self.arm.profile:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 import numpy as np
 
 from hardware_bridge.arm import ServoArm
 from hardware_bridge.driver import Driver
 from hardware_bridge.limiter import Limiter, Limits, Reference
+from hardware_bridge.safety import Mode
 from hardware_bridge.safety_settings import SafetySettings
 
 #: Of the shafts, rotation and translation: 10 degrees and 6 mm a second; the whole range takes 3.2 s.
@@ -24,6 +26,10 @@ ACCELERATION = (10.0, 20.0)  # rad/s²
 SETTINGS = SafetySettings(margin=0.0032)
 #: Measured this near to where it should be, an axis has arrived: rad and m (paper: none given).
 NEAR = (math.radians(0.5), 0.0005)
+#: More force than this (fraction of stall) for so long (s) no free axis needs: friction takes 4 %.
+MOST_LOAD, LOAD_TIME = 0.25, 0.1
+#: A shaft moves no farther than it may within a tick, and this (rad).
+JUMP = 0.1
 
 
 class RigError(Exception):
@@ -56,6 +62,8 @@ class Rig:
         self._limits = Limits.of(shafts, SETTINGS, None, SPEED, ACCELERATION)
         self._limiter = Limiter(self._limits)
         self._reference = Reference.at(np.zeros(2))
+        self._position = np.zeros(2)  # of the shafts, as measured last
+        self._heavy = np.zeros(2)  # for how long each needed much force (s)
 
     def measured(self) -> np.ndarray:
         """Rotation (rad) and translation (m) now."""
@@ -64,6 +72,7 @@ class Rig:
     def start(self) -> None:
         """Switches torque on where the axes stand."""
         here = self.measured() * self._ratios
+        self._position = here
         self._reference = Reference.at(np.clip(here, self._limits.low, self._limits.high))
         speed = np.full(2, SETTINGS.hold_speed)
         self._arm.power(self._goals(here, speed))
@@ -71,8 +80,11 @@ class Rig:
     def move(self, rotation: float, translation: float) -> None:
         """Goes there (rad and m), or as near as the margin allows; the driver cycles meanwhile.
 
+        Whatever fails on the way is in the book of faults as well, and holds the arm.
+
         Raises:
-            RigError: the arm is in the way, an axis does not get there in time, or the target is no number.
+            RigError: the arm is in the way or held, an axis does not get there in time or works against
+                something, its encoder jumps, or the target is no number.
         """
         wanted = np.array([rotation, translation])
         if not np.isfinite(wanted).all():
@@ -83,31 +95,58 @@ class Rig:
         left = np.abs(target - self._reference.position) / self._limits.speed
         tick, beat = SETTINGS.tick, self._driver.beat
         until = beat.now() + 1.1 * float(left.max()) + 1.0
+        self._heavy = np.zeros(2)
         while beat.now() < until:
             self._step(target, tick)
             self._driver.cycle()
+            if self._driver.safety.mode in (Mode.HOLDING, Mode.OFF):
+                faults = ", ".join(str(fault) for fault in self._driver.safety.faults.active)
+                raise RigError(f"the rig stopped, for the arm is held: {faults}")
             beat.wait()
             if not self._reference.velocity.any() and self._arrived(target):
                 return
-        error = np.abs(self.measured() - target / self._ratios)
+        error = np.abs(self._position / self._ratios - target / self._ratios)
         axis = int((error / NEAR).argmax())
-        raise RigError(
-            f"{self.axes[axis].name} lacks {error[axis]:.4f} of {wanted[axis]:.4f}: look whether it is "
-            "blocked, or its belt slips"
-        )
+        self._fail(axis, f"lacks {error[axis]:.4f} of {wanted[axis]:.4f}: look whether it is blocked")
+
+    def _fail(self, axis: int, what: str) -> NoReturn:
+        name = self.axes[axis].name
+        self._driver.safety.report("rig failed", name, what)
+        self._driver.cycle()
+        raise RigError(f"{name} {what}")
 
     def _step(self, target: np.ndarray, dt: float) -> None:
         lack = target - self._reference.position
         # A goal lies a horizon ahead, so the last stretch is approached in proportion.
         wanted = np.where(np.abs(lack) < 1e-3, 0.0, lack / (2.0 * SETTINGS.horizon))
-        measured = self.measured() * self._ratios
+        measured = self._look(dt)
         step = self._limiter.step(self._reference, wanted, measured, dt)
         self._reference = step.reference
         if step.goal is not None and step.speed is not None:
             self._arm.send(self._goals(step.goal, step.speed))
 
+    def _look(self, dt: float) -> np.ndarray:
+        """Angles of both shafts now (rad), which must be possible, and without much force.
+
+        A toothed belt jumps only if the carriage resists more than it, and the motor has to overcome that:
+        the encoder sits on the motor, so force is the only sign of it.
+        """
+        states = [self._arm.state(axis) for axis in self.axes]
+        measured = np.array([state[0] for state in states]) * self._ratios
+        loads = np.abs([state[1] for state in states])
+        jumped = np.abs(measured - self._position) > np.array(SPEED) * 2.0 * dt + JUMP
+        self._position = measured
+        if jumped.any():
+            self._fail(int(jumped.argmax()), "jumped: look after its encoder and its coupling")
+        self._heavy = np.where(loads > MOST_LOAD, self._heavy + dt, 0.0)
+        heavy = int(self._heavy.argmax())
+        if self._heavy[heavy] > LOAD_TIME:
+            what = f"needs {100 * loads[heavy]:.0f} % of its torque: blocked, or its belt jumps teeth"
+            self._fail(heavy, what)
+        return measured
+
     def _arrived(self, target: np.ndarray) -> bool:
-        return bool((np.abs(self.measured() - target / self._ratios) < NEAR).all())
+        return bool((np.abs(self._position - target) / self._ratios < NEAR).all())
 
     def _goals(self, shafts: np.ndarray, speed: np.ndarray) -> dict[str, tuple[float, float]]:
         pairs = zip(self.axes, shafts / self._ratios, speed / self._ratios)

@@ -33,6 +33,9 @@ from hardware_bridge.faults import Condition, Fault, FaultError, Faults, Respons
 from hardware_bridge.limiter import Change, Limiter, Limits, Reference, Step
 from hardware_bridge.watchdogs import Deadline, Health, Motion, Plausibility, Reading
 
+#: Faults of servos that shut themselves down, or were without power: their joints fall.
+GAVE_UP = ("overload", "overheated", "servo limp", "servo rebooted")
+
 
 class Mode(enum.Enum):
     """What the arm is doing."""
@@ -340,7 +343,8 @@ class Safety:
 
     def observe(self, reading: Reading, now: float) -> bool:
         """Takes in what the joints measured; False if it cannot be and is not used."""
-        problem = self._plausibility.accept(reading, now)
+        falling = {fault.where for fault in self.faults.active if fault.kind in GAVE_UP}
+        problem = self._plausibility.accept(reading, now, falling)
         if problem is not None:
             self._conditions.append(problem)
             return False

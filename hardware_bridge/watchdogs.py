@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -179,6 +179,10 @@ class Traffic:
                 yield Condition("id conflict", where, f"another answered {times} times for id {servo}")
 
 
+#: As fast as no joint falls without torque (rad/s); the emulated wrist reaches 8.
+FALL = 12.0
+
+
 class Plausibility:
     """Keeps readings out that cannot be: not finite, of another shape, from the past, or a jump.
 
@@ -190,9 +194,12 @@ class Plausibility:
         self.last: Reading | None = None
         self.rejected = 0  # in a row
 
-    def accept(self, reading: Reading, now: float) -> Condition | None:
-        """None if the reading may be used, and it becomes the last one; else why not."""
-        problem = self._problem(reading, now)
+    def accept(self, reading: Reading, now: float, falling: Collection[str] = ()) -> Condition | None:
+        """None if the reading may be used, and it becomes the last one; else why not.
+
+        Joints that are ``falling``, for their servo gave up, may turn as fast as they fall.
+        """
+        problem = self._problem(reading, now, falling)
         if problem is None:
             # A copy: the driver may fill the same array again.
             self.last = replace(reading, position=np.array(reading.position, dtype=np.float64))
@@ -202,7 +209,7 @@ class Plausibility:
         kind = "encoder jump" if self.rejected >= self._settings.bad_readings else "reading implausible"
         return Condition(kind, *problem)
 
-    def _problem(self, reading: Reading, now: float) -> tuple[str, str] | None:
+    def _problem(self, reading: Reading, now: float, falling: Collection[str]) -> tuple[str, str] | None:
         shape = (len(self._names),)
         for what in ("position", "velocity"):
             values = np.asarray(getattr(reading, what))
@@ -216,16 +223,17 @@ class Plausibility:
                 return joint, f"{what} is not finite"
         if not math.isfinite(reading.at) or reading.at > now + 1e-6:
             return "arm", f"it says to be of {reading.at}, which is after now, {now}"
-        return self._jump(reading)
+        return self._jump(reading, falling)
 
-    def _jump(self, reading: Reading) -> tuple[str, str] | None:
+    def _jump(self, reading: Reading, falling: Collection[str]) -> tuple[str, str] | None:
         if self.last is None:
             return None
         dt = reading.at - self.last.at
         if dt < 0:
             return "arm", f"it is {-dt * 1000:.0f} ms older than the one before"
         moved = np.abs(reading.position - self.last.position)
-        beyond = moved - self._speed * dt - self._settings.jump
+        speed = np.where([name in falling for name in self._names], FALL, self._speed)
+        beyond = moved - speed * dt - self._settings.jump
         joint = int(beyond.argmax())
         if beyond[joint] > 0:
             return self._names[joint], f"it moved {moved[joint]:.3f} rad in {dt * 1000:.0f} ms"
@@ -263,10 +271,16 @@ class Motion:
         self._recent.append((at, velocity))
         most = np.max([np.abs(v) for _, v in self._recent], axis=0)
         speed = np.abs(reading.velocity)
+<<<<<<< HEAD
         # A joint that was held up by contact, and comes free, leaps back to its reference: to take its torque
         # would drop the arm. A runaway passes the reference, at most lead / its speed (0.16 s) later.
         away = reading.velocity * lag <= 0.0
         loose = self._loose.update(away & (speed > 1.5 * most + s.runaway_speed), at)
+=======
+        # Without force it falls, its servo having given up: others without torque would fall, too.
+        driven = ~(load < s.limp_load)
+        loose = self._loose.update((speed > 1.5 * most + s.runaway_speed) & driven, at)
+>>>>>>> 5730ee2 (Fault campaign: servos, policy, cameras, disk, rig and sensor; a falling joint is no runaway, a servo that gave up is asked to go on, the rig's failures hold the arm)
         yield from self._say("runaway", loose >= s.runaway_time, speed, "rad/s, which nobody asked of it")
 
     def _say(self, kind: str, true: np.ndarray, values: np.ndarray, what: str) -> Iterator[Condition]:

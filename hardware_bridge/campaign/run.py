@@ -18,7 +18,7 @@ from pathlib import Path
 from hardware_bridge.campaign.catalogue import ROWS, Outcome, Row
 
 #: Modules that enter rows into the list.
-TOPICS = ("bus",)
+TOPICS = ("bus", "servos", "policy", "devices")
 COLUMNS = (
     "number", "fault", "injected", "expected", "within_s", "clock", "named", "after_s", "reaction", "packets",
     "violations", "passed", "failures",

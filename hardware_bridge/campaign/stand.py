@@ -69,9 +69,12 @@ class Stand:
         change: is done to the line before anybody looks at it.
         nature: of all servos.
         cameras: names of cameras whose images must be fresh.
+        angles: of the joints at the beginning (rad); by default the pose in which episodes begin.
         watches: other devices, looked at in each cycle.
 
     Attributes:
+        watches: may be added to.
+        later: what is to be done at times to come.
         struck: when the damage was done (s of the line's time).
     """
 
@@ -82,12 +85,13 @@ class Stand:
         change: Callable[[Line], None] | None = None,
         nature: Nature | None = None,
         cameras: Sequence[str] = (),
+        angles: Sequence[float] | None = None,
         watches: Sequence[Watch] = (),
     ) -> None:
         self.folder, self.robot = folder, load(TWIN)
         profile, limits = self.robot.arm_profile(), self.robot.limits()
         self.profile = profile
-        self.world = WidowXWorld(profile, angles=self.robot.arm.ready)
+        self.world = WidowXWorld(profile, angles=self.robot.arm.ready if angles is None else angles)
         servos = emulate(profile, self.world, nature)
         self.line = Line(servos, self.world, clock="lockstep", link_path=folder / "servos", tick=LINE_TICK)
         self._open = ExitStack()
@@ -101,15 +105,15 @@ class Stand:
         self.beat = Beat(self.line, limits.settings.tick)
         self.arm = ServoArm(self.open_link(), profile, clock=self.beat.now)
         self.safety = Safety(limits, profile.rest, cameras)
-        self.driver = Driver(
-            self.arm, self.safety, self.beat, reopen=self.open_link, watches=(*watches, self._measure)
-        )
+        self.driver = Driver(self.arm, self.safety, self.beat, reopen=self.open_link, watches=(self._watch,))
         self.rig = Rig(self.arm, self.driver, self.clear_of_rig)
+        self.watches = list(watches)
+        self.later: list[tuple[float, Callable[[], None]]] = []
         self.clear = True
         self.struck = 0.0
         self.speeds: list[tuple[float, float]] = []  # when, fastest joint as it really moved
-        self._sequence = itertools.count()
-        self._due = 0.0
+        self.numbers = itertools.count()  # of actions
+        self.due = 0.0  # when the policy acts next (s)
 
     def __enter__(self) -> Stand:
         return self
@@ -136,8 +140,13 @@ class Stand:
         """Whether the arm is out of the rig's way; a row of the campaign may say that it is not."""
         return self.clear
 
-    def _measure(self, safety: Safety, now: float) -> None:
-        """What joints really do, whatever anybody reads."""
+    def _watch(self, safety: Safety, now: float) -> None:
+        """What joints really do, whatever anybody reads; and what was to be done by now."""
+        for watch in self.watches:
+            watch(safety, now)
+        for due, action in [item for item in self.later if item[0] <= now]:
+            self.later.remove((due, action))
+            action()
         speed = max(abs(self.world.joint(spec.name).velocity) for spec in self.profile.joints)
         self.speeds.append((now, speed))
 
@@ -165,9 +174,9 @@ class Stand:
     def act(self, seconds: float) -> Stand:
         """The policy moves all joints to and fro."""
         for _ in self._ticks(seconds):
-            if self.beat.now() >= self._due:
-                self._due = self.beat.now() + self.safety.settings.period
-                self.safety.act(self.wish(), self.beat.now(), next(self._sequence))
+            if self.beat.now() >= self.due:
+                self.due = self.beat.now() + self.safety.settings.period
+                self.safety.act(self.wish(), self.beat.now(), next(self.numbers))
         return self
 
     def wish(self) -> np.ndarray:

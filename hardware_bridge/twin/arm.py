@@ -72,6 +72,8 @@ class WidowXWorld:
         rig: rotation (rad) and translation (m) of the switch at the beginning.
 
     Attributes:
+        slips: the rig's belt jumps teeth: its motor turns, the switch stays.
+        slipped: by how much the switch lags behind the motor so far (m).
         model, data: MuJoCo's; hold ``Line.lock`` to look at them while a line is served.
     """
 
@@ -92,6 +94,7 @@ class WidowXWorld:
         self._arm = tuple(self._joints.values())
         free = bench(profile, {"gripper": CLOSED, "rotation": rig[0], "translation": rig[1]})
         self._bench = {axis.name: free.joint(axis.name) for axis in (profile.gripper, *profile.rig)}
+        self.slips, self.slipped = False, 0.0
         self._switch = self.model.body("switch").id
         self.place(profile.rest if angles is None else angles)
         self._move_switch()
@@ -108,7 +111,7 @@ class WidowXWorld:
     @property
     def rig(self) -> tuple[float, float]:
         """Rotation (rad) and translation (m) of the switch."""
-        return self._bench["rotation"].position, self._bench["translation"].position
+        return self._bench["rotation"].position, self._bench["translation"].position - self.slipped
 
     def step(self, dt: float) -> None:
         pieces = max(1, math.ceil(dt / PHYSICS_STEP - 1e-9))
@@ -117,7 +120,10 @@ class WidowXWorld:
         self.data.qfrc_applied[:] = [joint.law.bias for joint in self._arm]
         mujoco.mj_step(self.model, self.data, nstep=pieces)
         self._measure()
+        before = self._bench["translation"].position
         moved = [_step(joint, dt) for joint in self._bench.values()]
+        if self.slips:
+            self.slipped += self._bench["translation"].position - before
         if any(moved):
             self._move_switch()
 

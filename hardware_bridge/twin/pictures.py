@@ -28,7 +28,10 @@ _HEADER = struct.Struct("<dHH")
 #: Pictures with this many different patterns of noise follow each other: making noise anew costs 10 ms.
 _NOISES = 5
 
-CameraDefect = Literal["black", "frozen", "slow"]
+#: Brightness of pictures that show nothing; noise comes on top.
+_PLAIN = {"black": 0, "saturated": 251, "covered": 25}
+
+CameraDefect = Literal["black", "saturated", "covered", "frozen", "slow"]
 
 
 def chart(name: str, height: int, width: int) -> np.ndarray:
@@ -46,7 +49,8 @@ class PictureServer:
         path: Of its socket.
         paint: The present picture, ``(H, W, 3)`` uint8 with 8 ≤ values ≤ 247; called in the server's thread.
         rate: Pictures a second.
-        defect: ``black``, ``frozen`` (new times, old picture), or ``slow`` (a fifteenth of the rate).
+        defect: ``black``, ``saturated``, ``covered`` (dim, nothing to see), ``frozen`` (new times, old
+            picture), or ``slow`` (a fifteenth of the rate); all but the last may be set at any time.
         seed: Of the noise.
     """
 
@@ -105,8 +109,8 @@ class PictureServer:
         if self.defect == "frozen" and self._last is not None:
             return self._last
         painted = self.paint()
-        if self.defect == "black":
-            painted = np.zeros_like(painted)
+        if self.defect in _PLAIN:
+            painted = np.full_like(painted, _PLAIN[self.defect])
         if not self._noises or self._noises[0].shape != painted.shape:
             self._noises = [self._rng.integers(0, 5, painted.shape, dtype=np.uint8) for _ in range(_NOISES)]
         self._last = painted + self._noises[self._count % _NOISES]

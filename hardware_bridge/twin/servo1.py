@@ -117,6 +117,11 @@ class Servo1(Servo):
         self.table["torque_limit"] = self.table["max_torque"]
         self.table["goal_position"] = self._present_position()
 
+    def trip(self) -> None:
+        """Shuts down as after an overload: bit 5 set, torque limit 0, goals still acknowledged."""
+        self._overload = self._shut = True
+        self.table["torque_limit"] = 0
+
     def _health_bits(self) -> int:
         bits = int(Error1.VOLTAGE) if self.voltage_fault else 0
         bits |= int(Error1.OVERHEATING) if self.hot else 0
