@@ -271,16 +271,12 @@ class Motion:
         self._recent.append((at, velocity))
         most = np.max([np.abs(v) for _, v in self._recent], axis=0)
         speed = np.abs(reading.velocity)
-<<<<<<< HEAD
         # A joint that was held up by contact, and comes free, leaps back to its reference: to take its torque
         # would drop the arm. A runaway passes the reference, at most lead / its speed (0.16 s) later.
         away = reading.velocity * lag <= 0.0
-        loose = self._loose.update(away & (speed > 1.5 * most + s.runaway_speed), at)
-=======
         # Without force it falls, its servo having given up: others without torque would fall, too.
         driven = ~(load < s.limp_load)
-        loose = self._loose.update((speed > 1.5 * most + s.runaway_speed) & driven, at)
->>>>>>> 5730ee2 (Fault campaign: servos, policy, cameras, disk, rig and sensor; a falling joint is no runaway, a servo that gave up is asked to go on, the rig's failures hold the arm)
+        loose = self._loose.update(away & driven & (speed > 1.5 * most + s.runaway_speed), at)
         yield from self._say("runaway", loose >= s.runaway_time, speed, "rad/s, which nobody asked of it")
 
     def _say(self, kind: str, true: np.ndarray, values: np.ndarray, what: str) -> Iterator[Condition]:

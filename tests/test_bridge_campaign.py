@@ -69,7 +69,7 @@ def here(joint):
     ("packet", "says"),
     [
         (goals(joint_1=(here("joint_1") + 1, 4)), None),
-        (goals(joint_1=(here("joint_1") + 80, 4)), "lead 0.123 beyond 0.100"),
+        (goals(joint_1=(here("joint_1") + 80, 4)), "lead 0.123 beyond 0.095"),
         (goals(joint_1=(here("joint_1") + 40, 4)), "goal moved 0.061 in 20 ms"),
         (goals(joint_1=(here("joint_1"), 0)), "speed 0.000 is 0 or beyond"),
         (goals(joint_1=(here("joint_1"), 100)), "speed 1.194 is 0 or beyond"),
@@ -79,6 +79,7 @@ def here(joint):
         (PROTOCOL_1.write(1, 34, (800).to_bytes(2, "little")), "torque limit beyond"),
         (PROTOCOL_1.write(77, 24, b"\x01"), "none of this robot's"),
     ],
+    ids=lambda value: "packet" if isinstance(value, bytes) else str(value),
 )
 def test_the_audit_sees_what_no_packet_may_do(packet, says):
     audit = Audit(load(TWIN))
