@@ -100,13 +100,18 @@ class Learner:
         assert array is not None
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-    def _averaged(self, update: Callable[[], dict[str, Tensor]], count: int) -> dict[str, float]:
-        """Makes ``count`` updates; returns their mean losses, with one wait for the device."""
+    def _averaged(
+        self, update: Callable[[], dict[str, Tensor]], count: int, counted: bool = True
+    ) -> dict[str, float]:
+        """Makes ``count`` updates; returns their mean losses, with one wait for the device.
+
+        Those of an actor-critic that follow the model's are not ``counted`` beside them.
+        """
         sums: dict[str, Tensor] = {}
         for _ in range(count):
             for name, value in update().items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
-        self.updates += count
+        self.updates += count if counted else 0
         return {name: float(value) / count for name, value in sums.items()}
 
     def save(self, directory: Path) -> None:

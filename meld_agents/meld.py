@@ -179,16 +179,32 @@ class MELD(Learner):
     # -- model and actor-critic --------------------------------------------------------------------
 
     def _train(self, count: int, acting: bool) -> dict[str, float]:
-        """``count`` model updates, each followed by actor-critic updates on the beliefs it inferred."""
+        """``count`` model updates, and the actor-critic's on the beliefs that they inferred."""
+        if not acting:
+            return self._averaged(lambda: self._update_model()[0], count)
+        if self.settings.actor_beliefs == "round":
+            return self._train_in_turn(count)
 
         def update() -> dict[str, Tensor]:
             losses, transitions = self._update_model()
-            if acting:
-                for _ in range(self.settings.actor_updates_per_update):
-                    losses |= self.sac.update(self._pick(transitions))
+            for _ in range(self.settings.actor_updates_per_update):
+                losses |= self.sac.update(self._pick(transitions))
             return losses
 
         return self._averaged(update, count)
+
+    def _train_in_turn(self, count: int) -> dict[str, float]:
+        """First all of the model's updates, then all of the actor-critic's, on what the former inferred."""
+        inferred: list[Transitions] = []
+
+        def update() -> dict[str, Tensor]:
+            losses, transitions = self._update_model()
+            inferred.append(transitions)
+            return losses
+
+        losses = self._averaged(update, count)
+        pool, following = Transitions.joined(inferred), count * self.settings.actor_updates_per_update
+        return losses | self._averaged(lambda: self.sac.update(self._pick(pool)), following, counted=False)
 
     def _update_model(self) -> tuple[dict[str, Tensor], Transitions]:
         """One gradient step on equation 5 (and foresight where set), over sequences of many tasks."""

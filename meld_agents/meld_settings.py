@@ -66,6 +66,9 @@ class MeldSettings:
     reward_scale: float = 1.0
     actor_batch: int = 512
     actor_updates_per_update: int = 1
+    #: Whose beliefs the actor-critic's batches are drawn from: the last model update's trials, or (deviation)
+    #: all those of a round, which it then follows: more trials, so that chance of one weighs less.
+    actor_beliefs: Literal["update", "round"] = "update"
     reward_timing: Literal["next", "arrival"] = "next"  # released: arrival (Q of b_t is paired with r_t)
 
     credit: Literal["episode", "trial"] = "episode"  # deviation: trial lets values cross an episode's end

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -49,6 +50,11 @@ class Transitions(NamedTuple):
     next_belief: Tensor
     seen: Tensor | None = None
     next_seen: Tensor | None = None
+
+    @staticmethod
+    def joined(parts: Sequence[Transitions]) -> Transitions:
+        """All of them, one after the other."""
+        return Transitions(*(None if fields[0] is None else torch.cat(fields) for fields in zip(*parts)))
 
     def rows(self, rows: Tensor) -> Transitions:
         """Those of the indices ``rows`` ``(M,)``."""

@@ -132,14 +132,15 @@ def test_equation_8_evidence_is_what_was_given_and_targets_are_dense(in_dense_st
     assert not np.array_equal(batch.reward, batch.reward_dense)
 
 
+@pytest.mark.parametrize("beliefs", ["update", "round"])
 @pytest.mark.parametrize("slices", [2, 6, 9])
-def test_resuming_in_either_stage_gives_the_same_numbers(tmp_path, slices):
-    uninterrupted, interrupted = make_agent(), make_agent()
+def test_resuming_in_either_stage_gives_the_same_numbers(tmp_path, slices, beliefs):
+    uninterrupted, interrupted = make_agent(actor_beliefs=beliefs), make_agent(actor_beliefs=beliefs)
     train(uninterrupted, slices)
     train(interrupted, slices)
     (tmp_path / "checkpoint").mkdir()
     interrupted.save(tmp_path / "checkpoint")
-    resumed = make_agent()
+    resumed = make_agent(actor_beliefs=beliefs)
     resumed.load(tmp_path / "checkpoint")
     one, other = train(uninterrupted, 5), train(resumed, 5)
     assert one == other
@@ -216,3 +217,33 @@ def test_values_cross_an_episodes_end_where_credit_is_the_trials():
     assert got.next_belief[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert (got.action[[0, 1, 3, 4]] == 0.5).all()
     assert (got.action[2] != 0.5).all()  # any action ends an episode: a random one stands for all
+
+
+# -- whose beliefs the actor-critic learns from ------------------------------------------------------
+
+
+@pytest.mark.parametrize("beliefs", ["update", "round"])
+def test_batches_are_drawn_from_the_beliefs_of_an_update_or_of_a_round(beliefs, monkeypatch):
+    agent = make_agent(actor_beliefs=beliefs, actor_updates_per_update=3, actor_batch=500)
+    train(agent, 3)
+    told, seen, before = [], [], agent.updates
+    update_model, update_sac = agent._update_model, agent.sac.update
+
+    def note_inferred():
+        losses, transitions = update_model()
+        told.append(transitions.belief)
+        return losses, transitions
+
+    def note_batch(batch):
+        seen.append((len(told), batch.belief))
+        return update_sac(batch)
+
+    monkeypatch.setattr(agent, "_update_model", note_inferred)
+    monkeypatch.setattr(agent.sac, "update", note_batch)
+    agent._train(2, acting=True)
+    assert agent.updates - before == len(told) == 2 and len(seen) == 6  # updates are the model's
+    for lived, batch in seen:
+        sources = [(batch[:, None] == belief).all(-1).any(1) for belief in told]
+        assert (sources[0] | sources[1]).all()
+        assert sources[0].any() == (beliefs == "round" or lived == 1)
+        assert sources[1].any() == (beliefs == "round" or lived == 2)
