@@ -54,7 +54,11 @@ class Transitions(NamedTuple):
     @staticmethod
     def joined(parts: Sequence[Transitions]) -> Transitions:
         """All of them, one after the other."""
-        return Transitions(*(None if fields[0] is None else torch.cat(fields) for fields in zip(*parts)))
+        common = (torch.cat(fields) for fields in zip(*(part[:4] for part in parts)))
+        apart = (
+            None if fields[0] is None else torch.cat(fields) for fields in zip(*(part[4:] for part in parts))
+        )
+        return Transitions(*common, *apart)
 
     def rows(self, rows: Tensor) -> Transitions:
         """Those of the indices ``rows`` ``(M,)``."""
