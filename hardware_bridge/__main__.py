@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hardware_bridge import recording
 from hardware_bridge.calibration import command as calibration
 from hardware_bridge.config import EXAMPLE, TWIN, ConfigError, load
 from hardware_bridge.doctor import Finding, examine
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     twin.set_defaults(run=_twin)
     calibration.add_parser(commands)
+    recording.add_parsers(commands)
     shown = commands.add_parser("replay", help="shows the steps of a recording, each when it was recorded")
     shown.add_argument("file")
     shown.add_argument("--speed", type=float, default=1.0, help="2 is twice as fast, inf as fast as can be")

@@ -361,6 +361,9 @@ class Frame(NamedTuple):
     sequence: int
 
 
+OnFrame = Callable[[str, Frame], None]
+
+
 class Camera:
     """A camera with its thread. Use it as a context manager, or call ``start`` and ``close``.
 
@@ -369,6 +372,7 @@ class Camera:
         source: Opens its source; called again after a failure.
         limits: When it is unwell.
         clock: Monotonic time (s).
+        on_frame: Gets the name and each new frame, in the camera's thread; must be quick and not raise.
     """
 
     def __init__(
@@ -377,11 +381,12 @@ class Camera:
         source: Callable[[], FrameSource] | None = None,
         limits: CameraLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_frame: OnFrame | None = None,
     ) -> None:
         self.settings, self.name = settings, settings.name
         self.limits = limits or CameraLimits()
         self._source = source or (lambda: open_source(settings))
-        self._clock = clock
+        self._clock, self._on_frame = clock, on_frame
         self._inspector = Inspector(settings.name, settings.rate, self.limits)
         self._frame: Frame | None = None
         self._missed = 0
@@ -465,9 +470,11 @@ class Camera:
             if self._frame is not None:
                 # Less than half a period late is none lost.
                 self._missed += max(0, round((captured - self._frame.captured) * self.settings.rate) - 1)
-            self._frame = Frame(image, captured, number)
+            frame = self._frame = Frame(image, captured, number)
             self._failure = None
             self._changed.notify_all()
+        if self._on_frame is not None:
+            self._on_frame(self.name, frame)
 
     # ------------------------------------------------------------ frames
 
@@ -572,10 +579,15 @@ class Cameras:
         self.cameras = {camera.name: camera for camera in cameras}
 
     @classmethod
-    def of(cls, configuration: config.Configuration, limits: CameraLimits | None = None) -> Cameras:
+    def of(
+        cls,
+        configuration: config.Configuration,
+        limits: CameraLimits | None = None,
+        on_frame: OnFrame | None = None,
+    ) -> Cameras:
         """The cameras that a configuration names, front first."""
         ordered = sorted(configuration.cameras, key=lambda camera: camera.name)
-        return cls(Camera(settings, limits=limits) for settings in ordered)
+        return cls(Camera(settings, limits=limits, on_frame=on_frame) for settings in ordered)
 
     def __enter__(self) -> Cameras:
         for camera in self.cameras.values():

@@ -163,6 +163,10 @@ class _Beat(RealTime):
         self._messages, self._serve = messages, serve
         self.leaving = False
 
+    def wait(self) -> None:
+        self._serve()  # a tick that took all of its time, for a servo is silent, must not make it deaf
+        super().wait()
+
     def sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:

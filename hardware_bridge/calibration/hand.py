@@ -64,7 +64,7 @@ class Hand:
     """
 
     def __init__(self, link: Link, axes: Sequence[JointSpec], patience: Patience) -> None:
-        self._link, self._axes, self._patience = link, tuple(axes), patience
+        self.link, self._axes, self._patience = link, tuple(axes), patience
         self._units = np.array([axis.model.rad_per_tick for axis in axes])
         on = [axis.name for axis in axes if self._read(axis, "torque_enable")]
         if on:
@@ -74,7 +74,7 @@ class Hand:
             )
 
     def _read(self, axis: JointSpec, register: str) -> int:
-        return self._link.read_registers(axis.servo, register)[0][register]
+        return self.link.read_registers(axis.servo, register)[0][register]
 
     def ticks(self) -> np.ndarray:
         """``(axes,)``, now."""

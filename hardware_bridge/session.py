@@ -1,0 +1,183 @@
+"""A robot while it is used: the driver's process, cameras and insertion sensor, opened and closed together.
+
+What an observation is made of comes from here, whoever asks: a recording, LeRobot, ROS. Nobody here decides
+what the arm may do; that is the driver's, in its own process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+
+from hardware_bridge.cameras import Cameras, Frame, OnFrame
+from hardware_bridge.config import Configuration, load
+from hardware_bridge.insertion import Insertion, InsertionSensor, Watch, probe
+from hardware_bridge.process import HELD, DriverGone, DriverProcess, Tick
+
+#: From opening the cameras until their first pictures (s).
+FIRST_PICTURES = 10.0
+
+
+class Senses:
+    """Cameras and insertion sensor of a robot. Use it as a context manager.
+
+    Args:
+        configuration: the robot.
+        on_frame: as of ``Camera``.
+    """
+
+    def __init__(self, configuration: Configuration, on_frame: OnFrame | None = None) -> None:
+        self._configuration, self._on_frame = configuration, on_frame
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> Senses:
+        """Opens them and waits for the first pictures.
+
+        Raises:
+            CameraError, SensorError: one cannot be had, or is unwell.
+        """
+        robot = self._configuration
+        with contextlib.ExitStack() as opening:
+            source = probe(robot.insertion, robot.port.device)
+            opening.callback(source.close)
+            self.sensor = InsertionSensor(source, robot.insertion.debounce)
+            self._watch = opening.enter_context(Watch(self.sensor))
+            self.cameras = opening.enter_context(Cameras.of(robot, on_frame=self._on_frame))
+            self.pictures(timeout=FIRST_PICTURES)
+            self._open = opening.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def pictures(self, timeout: float = 0.0) -> tuple[np.ndarray, dict[str, Frame]]:
+        """The cameras' pictures side by side, and one by one; as ``Cameras.read``."""
+        return self.cameras.read(self._configuration.safety.images_age, timeout=timeout)
+
+    def insertion(self) -> Insertion:
+        """What is known of the plug; as ``Watch.read``."""
+        return self._watch.read()
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known now.
+
+    Attributes:
+        tick: the driver's newest: joints, mode, faults.
+        image: ``(64, 128, 3)`` uint8, the cameras side by side.
+        frames: the cameras' newest, by name.
+        insertion: of the plug.
+    """
+
+    tick: Tick
+    image: np.ndarray
+    frames: dict[str, Frame]
+    insertion: Insertion
+
+
+class Session:
+    """A robot, held where it stands, until it is closed: then it goes to rest. Use it as a context manager.
+
+    Args:
+        config: the robot's file.
+
+    Attributes:
+        configuration: what it says.
+        door: to the driver's process.
+        senses: cameras and insertion sensor.
+    """
+
+    def __init__(self, config: str | os.PathLike[str]) -> None:
+        self.configuration = load(config)
+        names = [camera.name for camera in self.configuration.cameras]
+        self.door = DriverProcess(config, names)
+        self.senses = Senses(self.configuration, self._feed)
+
+    def start(self) -> Session:
+        """Opens everything; torque goes on last.
+
+        Raises:
+            CameraError, SensorError: one cannot be had, or is unwell.
+            NotReadyError, FaultError, ValueError, DriverGone: as ``DriverProcess.start``.
+        """
+        with contextlib.ExitStack() as opening:
+            opening.enter_context(self.senses)
+            self.door.start()
+            opening.pop_all()
+        return self
+
+    def close(self) -> None:
+        """The arm goes to its rest pose and only there is torque off; then everything is given back.
+
+        Raises:
+            RuntimeError: a fault holds the arm: its torque is still on.
+            DriverGone: the driver does not end; it was not killed.
+        """
+        try:
+            code = self.door.close()
+        finally:
+            self.senses.__exit__(None, None, None)
+        if code == HELD:
+            raise RuntimeError(
+                "a fault holds the arm, its torque is on: look at it before its supply goes off"
+            )
+
+    def __enter__(self) -> Session:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _feed(self, camera: str, frame: Frame) -> None:
+        """Tells the driver that a picture has come; one that is gone or not yet there needs no telling."""
+        with contextlib.suppress(DriverGone):
+            self.door.image(camera, frame.captured)
+
+    # ------------------------------------------------------------ use
+
+    def begin_episode(self) -> None:
+        """To the ready pose, the rig home; the policy may act from then on.
+
+        Raises:
+            FaultError, RigError: as ``Cell.reset``.
+        """
+        self.door.reset(self.configuration.arm.ready, *self.configuration.rig.home)
+        self.door.wait_for(self.door.latest.number + 1)  # whose mode is that of the episode
+
+    def observe(self, timeout: float = 0.0) -> Observation:
+        """What is known now.
+
+        Args:
+            timeout: how long to wait for pictures that are young enough (s).
+
+        Raises:
+            CameraError, SensorError: one is unwell.
+            DriverGone: the driver has ended.
+        """
+        image, frames = self.senses.pictures(timeout)
+        return Observation(self.door.latest, image, frames, self.senses.insertion())
+
+    def act(self, velocity: np.ndarray, timeout: float = 1.0) -> Tick:
+        """Asks for velocities ``(joints,)`` rad/s until the next ones, and waits for the cycle that has them.
+
+        Returns:
+            That cycle: what was made of them (``velocity``) and why (``changes``, ``received``).
+
+        Raises:
+            DriverGone: there is no such cycle in time.
+        """
+        number, until = self.door.act(velocity), time.monotonic() + timeout
+        tick = self.door.latest
+        while tick.received[0] < number:
+            tick = self.door.wait_for(tick.number + 1, max(0.0, until - time.monotonic()))
+        return tick
