@@ -176,12 +176,16 @@ class ServoArm:
     def _chained(self, chain: Sequence[JointSpec]) -> Mapping[int, Reply]:
         """Several joints in one go; after a broken chain what came of it, the rest is asked one by one."""
         address, length = _block(chain[0])
+        chain = [joint for joint in chain if joint.id not in self._silent]
+        if len(chain) < 2:
+            return {}
         try:
             if chain[0].protocol == 2:
                 return self.link.sync_read(address, length, [joint.id for joint in chain])
             return self.link.bulk_read(1, [(joint.id, address, length) for joint in chain])
         except NoReply as error:
             silent = next(joint for joint in chain if joint.id == error.ids[0])
+            self._silent.add(silent.id)  # it has been asked once, then
             detail = f"id {silent.id} broke the chain: {error.what}"
             self.conditions.append(Condition("packet lost", silent.name, detail))
             return error.partial

@@ -34,6 +34,7 @@ class Cell:
         beat: its time.
         cameras: names of those whose images must be fresh while the policy acts.
         after: gets every cycle's command.
+        reopen: opens the port again after it vanished.
 
     Attributes:
         arm, safety, driver, rig: the parts, bottom up.
@@ -47,12 +48,13 @@ class Cell:
         *,
         cameras: Sequence[str] = (),
         after: Callable[[Command], None] | None = None,
+        reopen: Callable[[], Link] | None = None,
     ) -> None:
         self.configuration, self.link = configuration, link
         profile, limits = configuration.arm_profile(), configuration.limits()
         self.arm = ServoArm(link, profile, clock=beat.now)
         self.safety = Safety(limits, profile.rest, cameras)
-        self.driver = Driver(self.arm, self.safety, beat, after)
+        self.driver = Driver(self.arm, self.safety, beat, after, reopen=reopen)
         self.rig = Rig(self.arm, self.driver, self.clear_of_rig)
 
     def start(self) -> None:
@@ -98,12 +100,12 @@ class Cell:
         self.driver.shut_down()
 
     def _calm(self) -> None:
-        """Brakes; conditions that are over are seen to be over."""
+        """Brakes; conditions that are over are seen to be over, servos that gave up are asked to go on."""
         self.safety.end_episode()
-        self.driver.run(0.2)
+        if self.safety.mode not in (Mode.HOMING, Mode.OFF):
+            self.driver.recover()
         if self.safety.mode in (Mode.HOMING, Mode.OFF):
             raise FaultError("the arm goes to its rest pose", self.safety.faults.active)
-        self.safety.recover()
 
     def _way_up(self) -> list[np.ndarray]:
         """Goals that lift the hand from where it is, if it is low; the way out of a port is straight."""

@@ -29,8 +29,9 @@ MISSES = 3
 INSPECTION = 4
 #: Faults after which a servo is asked to go on; a hot one has to cool, one that restarted is started anew.
 REVIVED = ("overload", "servo limp")
-#: For which an arm is watched before its faults are seen to be over (s): every axis is inspected once.
-RECOVERY = 0.7
+#: For which an arm is watched before its faults are seen to be over (s); after a servo got its torque back,
+#: until every axis was inspected once.
+CALM, RECOVERY = 0.2, 0.7
 #: A move's own deadline ends it; this ends the waiting for it, should that fail (s).
 PATIENCE = 120.0
 
@@ -280,7 +281,7 @@ class Driver:
                     self.arm.revive(axis)
                 except LinkError as error:
                     self.safety.report("packet lost", axis.name, error.what)
-        self.run(RECOVERY)  # conditions that are over are seen to be over
+        self.run(RECOVERY if gave_up else CALM)  # conditions that are over are seen to be over
         self.safety.recover()
 
     # ------------------------------------------------------------ for seconds at a time

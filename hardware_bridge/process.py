@@ -12,6 +12,7 @@ rest pose and only there is torque off; faults that hold it leave it held, torqu
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -209,13 +210,9 @@ class Host:
         messages.setblocking(False)
         configuration = load(config)
         self.beat = _Beat(configuration.safety.tick, messages, self._serve)
-        port = configuration.port
-        self.link = Link(
-            port.device, port.baud,
-            latency_timer=port.latency_timer, slack=START_SLACK, retries=START_RETRIES,
-            record=self._transacted,
-        )  # fmt: skip
-        self.cell = Cell(configuration, self.link, self.beat, cameras=cameras, after=self._tell)
+        self._port = configuration.port
+        link = self._open(START_SLACK, START_RETRIES)
+        self.cell = Cell(configuration, link, self.beat, cameras=cameras, after=self._tell, reopen=self._open)
         self._inside = False  # a long command
         self._asked: deque[dict[str, Any]] = deque()
         self._received = (0, Received(True))
@@ -223,11 +220,23 @@ class Host:
         self._cycle = 0
         self._unsent = 0
         self._round_trips, self._cycle_times = _Times(), _Times()
-        self._stop = False
+        self._stop, self._why = False, ""
 
-    def stop(self, *_: object) -> None:
+    def _open(self, slack: float = SLACK, retries: int = RETRIES) -> Link:
+        """The bus, by its name."""
+        return Link(
+            self._port.device, self._port.baud,
+            latency_timer=self._port.latency_timer, slack=slack, retries=retries, record=self._transacted,
+        )  # fmt: skip
+
+    @property
+    def link(self) -> Link:
+        """The bus; another one after the port vanished and came back."""
+        return self.cell.arm.link
+
+    def stop(self, why: str) -> None:
         """Leave after this tick; may be called from a signal handler."""
-        self._stop = True
+        self._why, self._stop = self._why or why, True
 
     def run(self) -> int:
         """Until it is told to leave; the exit code."""
@@ -254,6 +263,8 @@ class Host:
 
     def _park(self) -> int:
         self._stop, self.beat.leaving = False, True
+        if self._why:
+            print(f"driver: {self._why}: going to rest", file=sys.stderr, flush=True)
         self._inside = False
         try:
             self.cell.park()
@@ -275,7 +286,7 @@ class Host:
         except BlockingIOError:
             self._unsent += 1  # the policy does not read: that is no reason to wait
         except OSError:
-            self._stop = True
+            self.stop("policy gone")
 
     def _serve(self) -> None:
         """Reads all messages there are; short ones are done at once, long ones after this tick."""
@@ -286,8 +297,8 @@ class Host:
                 return
             except OSError:
                 data = b""
-            if not data:  # the policy's process is gone
-                self._stop = True
+            if not data:
+                self.stop("policy gone")
                 break
             message = json.loads(data)
             if message["do"] in _AT_ONCE:
@@ -356,8 +367,11 @@ class Host:
     def _do_begin_episode(self) -> None:
         self.cell.safety.begin_episode(time.monotonic())
 
+    def _do_leave(self) -> None:
+        self._stop = True
+
     def _do_recover(self) -> None:
-        self.cell.safety.recover()
+        self.cell.driver.recover()
 
     def _do_acknowledge(self, kind: str, where: str) -> None:
         self.cell.safety.acknowledge(kind, where)
@@ -391,7 +405,7 @@ class Host:
 
 #: What is done between two ticks, as it comes; everything else takes ticks of its own, one after another.
 _AT_ONCE = {
-    "act", "image", "report", "begin_episode", "end_episode", "recover", "acknowledge", "statistics",
+    "act", "image", "report", "begin_episode", "end_episode", "acknowledge", "statistics", "leave",
 }  # fmt: skip
 
 
@@ -419,7 +433,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nonlocal stopped
         stopped = True
         if host is not None:
-            host.stop()
+            host.stop(signal.Signals(number).name)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
@@ -517,6 +531,8 @@ class DriverProcess:
         if process is None:
             return AT_REST
         if self._socket is not None:
+            with contextlib.suppress(DriverGone):  # it has ended already
+                self._tell("leave")
             with self._sending:
                 self._socket.shutdown(socket.SHUT_WR)
         try:

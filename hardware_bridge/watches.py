@@ -37,8 +37,9 @@ class CameraWatch:
                 safety.image(name, captured)
             error = camera.check()
             late = captured is None or now - captured > safety.settings.images_age
-            # A slow camera is one by its age alone: whoever gets pictures in time need not mind their number.
-            if error is not None and (late or not isinstance(error, CameraSlow)):
+            # Whoever gets pictures in time need not mind their number.
+            slow = camera.measured_rate * safety.settings.images_age < 1.0
+            if error is not None and (late or slow or not isinstance(error, CameraSlow)):
                 safety.report(error.kind, error.where, error.what)
             elif captured is not None and late:
                 safety.report("image stale", name, f"the last is {1000 * (now - captured):.0f} ms old")

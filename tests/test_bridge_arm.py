@@ -277,7 +277,7 @@ def test_the_rig_moves_and_keeps_away_from_a_low_arm(twin):
     blocked = robot.line.servo(WIDOWX_MK2.rig[1].id)
     blocked.table["torque_limit"] = 0
     robot.driver.run(0.1)
-    with pytest.raises(RigError, match="the arm is held: overload .*translation"):
+    with pytest.raises(RigError, match=r"the arm is held: overload .*translation"):
         robot.rig.move(0.12, 0.008)
 
 

@@ -13,8 +13,9 @@ or modes. What it holds every packet of a log to:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ from hardware_bridge.servos import JointSpec
 
 _READ, _WRITE, _SYNC_WRITE, _BULK_READ = 0x02, 0x03, 0x83, 0x92
 _TORQUE_ENABLE, _GOAL, _TORQUE_LIMIT, _POSITION = 24, 30, 34, 36
+#: So many goals of an axis are looked at together.
+WINDOW = 60
 #: What the Mark II's gripper may do: it holds.
 _GRIPPER_ACCELERATION = 20.0
 
@@ -58,7 +61,7 @@ class _Axis:
     acceleration: float
     lead: float
     goal: float | None = None
-    told: float = 0.0  # when (s)
+    told: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))  # when, goals
     measured: float | None = None
     seen: float = 0.0
 
@@ -79,7 +82,7 @@ class Audit:
         self.packets = self.goals = 0
         self.violations: list[Violation] = []
         profile, safety = robot.arm_profile(), robot.safety
-        self._horizon = safety.horizon
+        self._horizon, self._tick = safety.horizon, safety.tick
         self._axes: dict[int, _Axis] = {}
         for index, spec in enumerate(profile.joints):
             speed, acceleration = robot.arm.speed[index], robot.arm.acceleration[index]
@@ -173,19 +176,26 @@ class Audit:
             self._say(at, name, f"lead {abs(goal - axis.measured):.3f} beyond {axis.lead:.3f}")
         if axis.goal is not None:
             self._rate(at, axis, goal)
-        axis.goal, axis.told = goal, at
+        axis.goal = goal
+        axis.told.append((at, goal))
 
     def _rate(self, at: float, axis: _Axis, goal: float) -> None:
-        before, dt = axis.goal, at - axis.told
-        assert before is not None
-        change = min(2.0 * axis.speed, axis.acceleration * max(dt, 1e-3))
-        most = axis.speed * dt + change * self._horizon + axis.spec.model.rad_per_tick
-        if abs(goal - before) <= most:
-            return
-        measured = axis.measured
-        gives_way = measured is not None and abs(goal - measured) < abs(before - measured)
-        if not gives_way:
-            self._say(at, axis.spec.name, f"goal moved {abs(goal - before):.3f} in {1000 * dt:.0f} ms")
+        """From the packet before and the tenth before; and not more packets than ticks.
+
+        In real time some are held up on their way and come close together, so a packet stands for a tick.
+        """
+        for number in (1, min(10, len(axis.told))):
+            told, before = axis.told[-number]
+            dt = max(at - told, number * self._tick)
+            change = min(2.0 * axis.speed, axis.acceleration * dt)
+            most = axis.speed * dt + change * self._horizon + 2 * axis.spec.model.rad_per_tick
+            measured = axis.measured
+            gives_way = measured is not None and abs(goal - measured) < abs(before - measured)
+            if abs(goal - before) > most and not gives_way:
+                self._say(at, axis.spec.name, f"goal moved {abs(goal - before):.3f} in {1000 * dt:.0f} ms")
+                break
+        if len(axis.told) == WINDOW and at - axis.told[0][0] < 0.7 * WINDOW * self._tick:
+            self._say(at, axis.spec.name, f"{WINDOW} goals in {at - axis.told[0][0]:.2f} s")
 
     def _pose(self, at: float) -> None:
         """All joints at their goals; less clearance than wanted, as where an arm was found, may grow."""

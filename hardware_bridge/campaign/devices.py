@@ -307,7 +307,7 @@ def read_only(stand: Stand, outcome: Outcome, within: float) -> None:
 
 @row(
     33, "the disk is slow", "a step takes a second to be on the disk; the policy waits for it",
-    "braking within 450 ms of the last action; the step is intact", 0.45 + SLOT,
+    "braking within 450 ms of the last action; the step is intact", 0.45,
 )  # fmt: skip
 def slow_disk(stand: Stand, outcome: Outcome, within: float) -> None:
     stand.episode()

@@ -92,7 +92,7 @@ def beyond(stand: Stand, outcome: Outcome, within: float) -> None:
 
 @row(
     31, "no action for 2 s, then five that were waiting", "nothing is sent; then five of them at once",
-    "braking within 450 ms; none of the five is ever obeyed", 0.45 + SLOT,
+    "braking within 450 ms; none of the five is ever obeyed", 0.45,
 )  # fmt: skip
 def stalled(stand: Stand, outcome: Outcome, within: float) -> None:
     stand.episode()

@@ -18,7 +18,7 @@ from pathlib import Path
 from hardware_bridge.campaign.catalogue import ROWS, Outcome, Row
 
 #: Modules that enter rows into the list.
-TOPICS = ("bus", "servos", "policy", "devices")
+TOPICS = ("bus", "servos", "policy", "devices", "processes")
 COLUMNS = (
     "number", "fault", "injected", "expected", "within_s", "clock", "named", "after_s", "reaction", "packets",
     "violations", "passed", "failures",

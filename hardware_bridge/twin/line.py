@@ -297,6 +297,11 @@ class Line:
 
     # ------------------------------------------------------------ time
 
+    @property
+    def due(self) -> float:
+        """Where its time should be by now (s): on a busy computer a real line lags behind at times."""
+        return time.monotonic() - self._origin if self.clock == "real" else self.now
+
     def advance(self, dt: float, after_bytes: int | None = None, timeout: float = 5.0) -> None:
         """Lockstep: lets ``dt`` seconds pass for servos and mechanics, once the driver's bytes are obeyed.
 
