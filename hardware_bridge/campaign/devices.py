@@ -108,6 +108,7 @@ def in_episode(
         stand.act(within + 0.1)
         outcome.saw(stand.seen(kind, "front"), kind, within)
         held(stand, outcome)
+        stand.idle(1.5)  # rates are looked at over two seconds
         try:
             stand.driver.recover()
             outcome.expect(False, "an episode could begin although the camera was unwell")

@@ -364,7 +364,8 @@ def recorder_killed(folder: Path, within: float) -> Outcome:
 
 
 @real_row(
-    37, "the policy's process is starved", "it holds its interpreter's lock for more than 100 ms, three times",
+    37, "the policy's process is starved",
+    "it holds its interpreter's lock for more than 100 ms, three times",
     "the driver, being a process of its own, goes on", 0.0,
 )  # fmt: skip
 def starved(folder: Path, within: float) -> Outcome:
