@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 #: The bench integrates with steps of at most this (s).
 BENCH_STEP = 1e-3
 
 
-@dataclass(frozen=True)
-class Drive:
+class Drive(NamedTuple):
     """What a servo's electronics do to the motor, as a law of position and velocity (axis units).
 
     force = clip(stiffness · (goal − position), ±saturation) + bias − damping · velocity. Within ``deadband``
@@ -33,9 +32,11 @@ class Drive:
 
     def push(self, position: float) -> float:
         """The part that does not depend on velocity: Nm, or N for a linear axis."""
-        error = self.goal - position
-        error = math.copysign(max(0.0, abs(error) - self.deadband), error)
-        return min(self.saturation, max(-self.saturation, self.stiffness * error)) + self.bias
+        goal, stiffness, saturation, _, bias, deadband = self
+        error = goal - position
+        if deadband:
+            error = math.copysign(max(0.0, abs(error) - deadband), error)
+        return min(saturation, max(-saturation, stiffness * error)) + bias
 
     def force(self, position: float, velocity: float) -> float:
         """All of it."""
@@ -163,15 +164,9 @@ class Shaft:
 
     def drive(self, drive: Drive) -> None:
         """A drive in the shaft's frame, turned into the axis'."""
-        k = self.k
-        self.joint.drive(
-            self.servo_id,
-            Drive(
-                goal=drive.goal / k,
-                stiffness=drive.stiffness * k * k,
-                saturation=drive.saturation * abs(k),
-                damping=drive.damping * k * k,
-                bias=drive.bias * k,
-                deadband=drive.deadband / abs(k),
-            ),
+        k, size = self.k, abs(self.k)
+        goal, stiffness, saturation, damping, bias, deadband = drive
+        law = Drive(
+            goal / k, stiffness * k * k, saturation * size, damping * k * k, bias * k, deadband / size
         )
+        self.joint.drive(self.servo_id, law)

@@ -318,6 +318,7 @@ class Line:
             if self._failure is not None:
                 raise RuntimeError("the thread that served the line failed") from self._failure
             self._receive(after_bytes or 0, timeout)
+            self._send_due()
             self._pass(dt)
 
     def _pass(self, dt: float) -> None:
@@ -395,8 +396,12 @@ class Line:
         return True
 
     def _send_due(self) -> None:
-        while self._outbox and self._outbox[0][0] <= time.monotonic():
-            self._put(self._outbox.popleft()[1])
+        """All that is due goes out in one piece: each piece costs the kernel a change of threads."""
+        outbox, due = self._outbox, b""
+        while outbox and outbox[0][0] <= time.monotonic():
+            due += outbox.popleft()[1]
+        if due:
+            self._put(due)
 
     def _put(self, data: bytes) -> None:
         if self._master < 0:
@@ -455,8 +460,9 @@ class Line:
     def _single(self, packet: Packet, listeners: list[Servo], rate: int) -> None:
         answers = []
         for servo in listeners:
-            own_id, wait = servo.id, servo.return_delay  # as they were before it obeyed
+            own_id = servo.id
             if own_id == packet.id:
+                wait = servo.return_delay  # as both were before it obeyed
                 answer = servo.execute(packet)
                 if answer is not None:
                     raw = PROTOCOLS[packet.protocol].status(own_id, answer.error, answer.data)
@@ -514,8 +520,6 @@ class Line:
             usb = 0.0 if self._outbox else self.latency_timer
             self._outbox.append((max(now + usb, before) + on_wire + extra, data))
             sent = 0
-        if self.clock == "lockstep":
-            self._send_due()
         if self._thread is not None and threading.current_thread() is not self._thread:
             self._wake()
         return bool(pieces)

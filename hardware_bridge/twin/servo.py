@@ -122,9 +122,11 @@ class Servo(ABC):
         **eeprom: int,
     ) -> None:
         self.model = model
+        self.protocol = model.protocol
         self.shaft = shaft
         self.nature = nature or Nature()
         self.table = Table(model)
+        self._values = self.table.values
         self.table["id"] = servo_id
         for name, value in eeprom.items():
             if model.register(name).area != "eeprom":
@@ -151,12 +153,8 @@ class Servo(ABC):
     # ------------------------------------------------------------ what the line asks
 
     @property
-    def protocol(self) -> int:
-        return self.model.protocol
-
-    @property
     def id(self) -> int:
-        return self.table["id"]
+        return self._values["id"]
 
     @property
     def second_id(self) -> int | None:
@@ -166,7 +164,7 @@ class Servo(ABC):
     @property
     def baud(self) -> int:
         """Bits per second at which it listens and speaks."""
-        return baud_rate(self.protocol, self.table["baud_rate"])
+        return baud_rate(self.protocol, self._values["baud_rate"])
 
     @property
     def return_delay(self) -> float:
@@ -276,9 +274,9 @@ class Servo(ABC):
         if packet.id != BROADCAST or len(params) < 2 * word:
             return
         address, length = self._number(params, 0), self._number(params, 1)
-        parts = params[2 * word :]
+        parts, mine = params[2 * word :], (self.id, self.second_id)
         for start in range(0, len(parts) - length, length + 1):
-            if parts[start] in (self.id, self.second_id):
+            if parts[start] in mine:
                 self.write(address, parts[start + 1 : start + 1 + length])
 
     # ------------------------------------------------------------ memory
@@ -355,7 +353,8 @@ class Servo(ABC):
     def advance(self, dt: float) -> None:
         """Time passes for the electronics (s); the mechanics are stepped by whoever calls this."""
         self.now += dt
-        self._heat(dt)
+        push = self._drive.push(self.shaft.angle)
+        self._heat(push, dt)
         if self.voltage < self.nature.brownout:
             if self.powered:
                 self.power_off()
@@ -366,20 +365,20 @@ class Servo(ABC):
                 self._browned_out = False
                 self.power_up()
             return
-        self._watch_stall(dt)
+        self._watch_stall(push, dt)
         self._supervise(dt)
         self._command(dt)
 
-    def _heat(self, dt: float) -> None:
-        load = self.shaft.torque / self.model.motor.stall
+    def _heat(self, push: float, dt: float) -> None:
+        load = (push - self._drive.damping * self.shaft.speed) / self.model.motor.stall
         rest = self.nature.ambient + self.nature.heating * load * load
         self.temperature += (rest - self.temperature) * dt / self.nature.cooling_time
 
-    def _watch_stall(self, dt: float) -> None:
+    def _watch_stall(self, push: float, dt: float) -> None:
         limit = self._drive.saturation
-        pushing = limit > 0 and abs(self._drive.push(self.shaft.angle)) >= 0.98 * limit
-        slow = abs(self.shaft.speed) < 0.05 * self.model.no_load_speed
-        self._stalled = self._stalled + dt if pushing and slow else 0.0
+        pushing = limit > 0 and abs(push) >= 0.98 * limit
+        slow = pushing and abs(self.shaft.speed) < 0.05 * self.model.no_load_speed
+        self._stalled = self._stalled + dt if slow else 0.0
 
     @property
     def overloaded(self) -> bool:
@@ -388,12 +387,12 @@ class Servo(ABC):
 
     @property
     def voltage_fault(self) -> bool:
-        low, high = self.table["min_voltage_limit"], self.table["max_voltage_limit"]
+        low, high = self._values["min_voltage_limit"], self._values["max_voltage_limit"]
         return not low <= round(self.voltage * 10) <= high
 
     @property
     def hot(self) -> bool:
-        return self.temperature >= self.table["temperature_limit"]
+        return self.temperature >= self._values["temperature_limit"]
 
     @abstractmethod
     def _health_bits(self) -> int:

@@ -13,6 +13,7 @@ from hardware_bridge.servos import Register
 from hardware_bridge.twin.joint import Drive
 from hardware_bridge.twin.servo import Answer, Servo
 
+_VOLTAGE, _OVERHEATING, _OVERLOAD = map(int, (Error1.VOLTAGE, Error1.OVERHEATING, Error1.OVERLOAD))
 #: Goal positions of the multi-turn mode (e-manual: seven turns each way).
 MULTI_TURN = 28_672
 
@@ -31,15 +32,17 @@ class Servo1(Servo):
 
     @property
     def is_ax(self) -> bool:
-        return "cw_compliance_slope" in self.table
+        return "cw_compliance_slope" in self._values
 
     @property
     def mode(self) -> str:
         """``joint``, ``wheel`` or ``multi-turn``."""
-        low, high = self.table["cw_angle_limit"], self.table["ccw_angle_limit"]
-        if low == high == 0:
+        low, high = self._values["cw_angle_limit"], self._values["ccw_angle_limit"]
+        if low != high:
+            return "joint"
+        if low == 0:
             return "wheel"
-        return "multi-turn" if low == high == 4095 and not self.is_ax else "joint"
+        return "multi-turn" if low == 4095 and not self.is_ax else "joint"
 
     def _ping(self, packet: Packet) -> Answer:
         return self._answer()
@@ -123,13 +126,15 @@ class Servo1(Servo):
         self.table["torque_limit"] = 0
 
     def _health_bits(self) -> int:
-        bits = int(Error1.VOLTAGE) if self.voltage_fault else 0
-        bits |= int(Error1.OVERHEATING) if self.hot else 0
-        return bits | (int(Error1.OVERLOAD) if self._overload else 0)
+        bits = _VOLTAGE if self.voltage_fault else 0
+        bits |= _OVERHEATING if self.hot else 0
+        return bits | (_OVERLOAD if self._overload else 0)
 
     def _supervise(self, dt: float) -> None:
         self._overload = self.overloaded or (self._overload and self._shut)
         bits = self._health_bits()
+        if not bits:
+            return
         if bits & self.table["shutdown"]:
             # It goes on acknowledging goals; only a new torque limit, once the cause is gone, revives it.
             self._shut = True
@@ -138,43 +143,34 @@ class Servo1(Servo):
             self.table["led"] = 1
 
     def _command(self, dt: float) -> None:
-        table = self.table
-        limit = table["torque_limit"]
-        if not table["torque_enable"] or not limit:
+        values = self._values
+        limit = values["torque_limit"]
+        if not values["torque_enable"] or not limit:
             self._release()
             return
-        motor, full = self.model.motor, self.full_torque
+        motor, full, mode = self.model.motor, self.full_torque, self.mode
         saturation = full * min(motor.duty_limit, limit / 1023)
-        if self.mode == "wheel":
+        if mode == "wheel":
             self._turn(saturation, dt)
             return
-        goal = table["goal_position"]
-        speed = table["moving_speed"] * self.model.register("moving_speed").unit
-        self._profile.follow(
-            self._angle(_signed(goal) if self.mode == "multi-turn" else goal),
-            speed or math.inf,
-            self._acceleration(),
-            dt,
-        )
-        deadband = table["cw_compliance_margin"] * self.model.rad_per_tick if self.is_ax else 0.0
+        goal = values["goal_position"]
+        speed = values["moving_speed"] * self.model.registers["moving_speed"].unit
+        angle = self._angle(_signed(goal) if mode == "multi-turn" else goal)
+        self._profile.follow(angle, speed or math.inf, self._acceleration(), dt)
+        deadband = values["cw_compliance_margin"] * self.model.rad_per_tick if self.is_ax else 0.0
+        stiffness = full * self._duty_per_rad()
         self._set_drive(
-            Drive(
-                goal=self._profile.position,
-                stiffness=full * self._duty_per_rad(),
-                saturation=saturation,
-                damping=motor.damping,
-                deadband=deadband,
-            )
+            Drive(self._profile.position, stiffness, saturation, motor.damping, deadband=deadband)
         )
 
     def _acceleration(self) -> float:
-        if self.is_ax or not self.table["goal_acceleration"]:
+        if self.is_ax or not self._values["goal_acceleration"]:
             return math.inf
         return self.table["goal_acceleration"] * self.model.register("goal_acceleration").unit
 
     def _duty_per_rad(self) -> float:
         if not self.is_ax:
-            return self.model.motor.gain * self.table["p_gain"]
+            return self.model.motor.gain * self._values["p_gain"]
         # Seven steps, 2 to 128: the register is rounded down to a power of two (e-manual, compliance slope).
         slope = 1 << (self.table["cw_compliance_slope"].bit_length() - 1)
         return self.model.motor.gain / slope

@@ -9,13 +9,16 @@ class Table:
     """The control table of one servo. Access by name knows no rules: those are the servo's business.
 
     Decoded values are kept beside the bytes, as a servo looks at a dozen registers every tick.
+
+    Attributes:
+        values: by name, for looking at; written they are by way of the table.
     """
 
     def __init__(self, model: ServoModel) -> None:
         self.model = model
         self.size = max(register.end for register in model.registers.values())
         self._image = bytearray(self.size)
-        self._values: dict[str, int] = {}
+        self.values: dict[str, int] = {}
         self._touched: dict[tuple[int, int], tuple[Register, ...]] = {}
         self.reset("eeprom")
         self.reset("ram")
@@ -27,15 +30,17 @@ class Table:
                 self[name] = register.default
 
     def __getitem__(self, name: str) -> int:
-        return self._values[name]
+        return self.values[name]
 
     def __setitem__(self, name: str, value: int) -> None:
+        if self.values.get(name) is value:  # small integers are one object each: most readings repeat
+            return
         register = self.model.register(name)
         self._image[register.address : register.end] = register.encode(value)
-        self._values[name] = value
+        self.values[name] = value
 
     def __contains__(self, name: str) -> bool:
-        return name in self._values
+        return name in self.values
 
     def decoded(self, address: int, data: bytes) -> dict[Register, int]:
         """What the registers that a block touches would hold once it were written."""
@@ -50,7 +55,8 @@ class Table:
         """Writes a block that lies inside the table."""
         values = self.decoded(address, data)
         self._image[address : address + len(data)] = data
-        self._values.update({register.name: value for register, value in values.items()})
+        for register, value in values.items():
+            self.values[register.name] = value
 
     def holds(self, address: int, length: int) -> bool:
         """Whether a block lies inside the table and is not empty."""

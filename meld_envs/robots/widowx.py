@@ -132,9 +132,7 @@ STATE_NAMES = (
 
 TICK = 0.02  # s, of the inner loop, which sets the servos' goals
 MAX_SPEED = 0.2  # rad/s, what an action of 1 asks of a joint
-LEAD = (
-    0.095  # rad, by which a goal may lead its joint: bounds the force of contact (MX: 48 % duty), and wind-up
-)
+LEAD = 0.095  # rad, by which a goal may lead its joint: bounds wind-up, and contact (48 % duty of an MX)
 
 
 def next_goal(goal: np.ndarray, angles: np.ndarray, velocities: np.ndarray) -> np.ndarray:
