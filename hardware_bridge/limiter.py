@@ -282,10 +282,12 @@ class Limiter:
         if workspace is None:
             return True
         moved = measured + (step.goal - before.goal)
-        here, there, at, to = workspace.clearance(np.stack([before.position, step.goal, measured, moved]))
+        places, way = workspace.look(
+            (before.position, step.goal, measured, moved), (before.position, step.position, step.goal)
+        )
+        here, there, at, to = places.tolist()
         if to < min(keep, at) - 1e-6:
             return False
-        way = workspace.sweep(before.position, step.position, step.goal)
         return way >= keep or (here < keep and way > 0.0 and there >= here - 1e-9)
 
     def _sent(self, before: Reference, step: Reference, dt: float, changes: tuple[Change, ...]) -> Step:

@@ -268,8 +268,8 @@ class Motion:
         )
         # It may still coast with what was commanded within the last half second.
         self._recent = [(t, v) for t, v in self._recent if at - t <= 0.5]
-        self._recent.append((at, velocity))
-        most = np.max([np.abs(v) for _, v in self._recent], axis=0)
+        self._recent.append((at, np.abs(velocity)))
+        most = np.max([v for _, v in self._recent], axis=0)
         speed = np.abs(reading.velocity)
         # A joint that was held up by contact, and comes free, leaps back to its reference: to take its torque
         # would drop the arm. A runaway passes the reference, at most lead / its speed (0.16 s) later.

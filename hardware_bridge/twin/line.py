@@ -431,7 +431,7 @@ class Line:
             for servo in self.servos
             if servo.protocol == protocol
             and servo.listening
-            and abs(servo.baud - rate) <= BAUD_TOLERANCE * servo.baud
+            and abs((baud := servo.baud) - rate) <= BAUD_TOLERANCE * baud
         ]
 
     def _damaged(self, raw: bytes, rate: int) -> None:
