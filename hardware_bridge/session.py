@@ -145,6 +145,10 @@ class Session:
 
     # ------------------------------------------------------------ use
 
+    def now(self) -> float:
+        """The time in which ticks and frames are dated (monotonic, s)."""
+        return time.monotonic()
+
     def begin_episode(self) -> None:
         """To the ready pose, the rig home; the policy may act from then on.
 
