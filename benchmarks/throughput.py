@@ -3,12 +3,16 @@
     python benchmarks/throughput.py
     python benchmarks/throughput.py --envs meld/PointNav-v0 --image-size 32 --csv speed.csv
     python benchmarks/throughput.py --metaworld
+    python benchmarks/throughput.py --widowx
 
 All subjects are measured in short rounds, one after the other and again, and medians are reported, so
 that a machine that is busy for a while slows all of them. Ratios are to the peer of the same round.
 Meta-World, a second peer, takes its turns in a process of its own (benchmarks/peers/metaworld_pixels.py). The
 split into physics, drawing and Python is measured apart, with one thread for each, where the shares add up,
 and in processor time, so that waiting for a core that others use is nobody's share.
+
+``--widowx`` measures something else: how much faster than a robot's time the WidowX is, simulated (20 tasks)
+and emulated (one twin in lockstep, through the whole bridge).
 """
 
 from __future__ import annotations
@@ -46,6 +50,7 @@ from meld_envs.config import usable_cores
 
 PEER = "HalfCheetah-v5"
 BATCH = 20  # tasks at once
+WIDOWX = "meld/WidowXEthernet-v0"
 
 #: What MuJoCo does for us, by share.
 SHARES: dict[str, tuple[tuple[Any, str], ...]] = {
@@ -200,6 +205,46 @@ def split_rows(env_ids: list[str], size: int, rounds: int) -> list[dict[str, Any
     return rows
 
 
+def widowx_rows(rounds: int) -> list[dict[str, Any]]:
+    """The WidowX against a robot's time: whole trials of the expert, resets not counted."""
+    made = {
+        f"backend=sim, {BATCH} tasks": gym.make_vec(WIDOWX, num_envs=BATCH),
+        "backend=twin, lockstep": gym.make_vec(WIDOWX, num_envs=1, backend="twin"),
+    }
+    passed: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for trial in range(rounds + 1):
+        for name, env in made.items():
+            passed[name].append(_trial_seconds(env, trial))
+    rows = []
+    for name, env in made.items():
+        _, *counted = passed[name]  # the first one creates contexts, and fills caches
+        wall, cpu = (statistics.median(times) for times in zip(*counted, strict=True))
+        period = 1.0 / env.unwrapped.family.control_hz
+        rows.append(
+            {
+                "subject": name,
+                "steps_per_second": round(1.0 / wall, 1),
+                "times_real_time": round(period / wall, 1),
+                "fastest_round": round(1.0 / min(counted)[0], 1),
+                "processor_ms_per_step": round(1000.0 * cpu, 2),
+                "times_real_time_by_processor": round(period / cpu, 1),
+            }
+        )
+        env.close()
+    return rows
+
+
+def _trial_seconds(env: Any, seed: int) -> tuple[float, float]:
+    """Wall-clock and processor seconds of an environment step, of one trial of all tasks."""
+    env.reset(seed=seed)
+    steps = env.unwrapped.trial_steps
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        env.step(env.unwrapped.expert_action())
+    count = steps * env.num_envs
+    return (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
+
+
 def machine(size: int, second_peer: Metaworld | None = None) -> str:
     """What the numbers hold for."""
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
@@ -224,6 +269,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.4, help="of each subject in a round (default 0.4)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the first table there")
     parser.add_argument(
+        "--widowx",
+        action="store_true",
+        help=f"measure {WIDOWX} against a robot's time instead, simulated and emulated; --rounds trials each",
+    )
+    parser.add_argument(
         "--metaworld",
         type=Path,
         nargs="?",
@@ -239,6 +289,11 @@ def main() -> int:
     """Measures and prints both tables."""
     options = arguments()
     size = options.image_size
+    if options.widowx:
+        rates = widowx_rows(options.rounds)
+        print(f"{machine(64)}\n\n{markdown(rates)}")
+        write(rates, options.csv)
+        return OK
     try:
         with metaworld(options.metaworld, size) if options.metaworld else nullcontext() as second_peer:
             rates = speed_rows(options.envs, size, options.rounds, options.seconds, second_peer)
@@ -247,12 +302,17 @@ def main() -> int:
         return BAD_REQUEST
     shares = split_rows(options.envs, size, options.rounds)
     print(f"{machine(size, second_peer)}\n\n{markdown(rates)}\n\n{markdown(shares)}")
-    if options.csv:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rates[0]))
-            writer.writeheader()
-            writer.writerows(rates)
+    write(rates, options.csv)
     return OK
+
+
+def write(rows: list[dict[str, Any]], path: Path | None) -> None:
+    """A table as a CSV file, where one is asked for."""
+    if path:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -327,6 +327,18 @@ def test_the_peer_of_throughput_can_be_built(run_python):
     assert made.returncode == 0, made.stderr
 
 
+def test_the_widowx_is_measured_against_a_robots_time(run_python):
+    done = run_python(
+        "-c",
+        "from benchmarks.throughput import widowx_rows\n"
+        "for row in widowx_rows(1): print(row['steps_per_second'] / row['times_real_time'], row['subject'])",
+    )
+    assert done.returncode == 0, done.stderr
+    ratios = {line.partition(" ")[2]: float(line.partition(" ")[0]) for line in done.stdout.splitlines()}
+    assert list(ratios) == ["backend=sim, 20 tasks", "backend=twin, lockstep"]
+    assert list(ratios.values()) == pytest.approx([10 / 3] * 2, rel=0.1), "a step is 0.3 s of the robot's"
+
+
 @pytest.mark.parametrize("script", ["run_all.py", "throughput.py"])
 def test_scripts_run_in_a_clone_that_was_never_installed(script, root, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
