@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hardware_bridge import recording
+from hardware_bridge import recording, soak
 from hardware_bridge.calibration import command as calibration
 from hardware_bridge.config import EXAMPLE, TWIN, ConfigError, load
 from hardware_bridge.doctor import Finding, examine
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     faults.add_argument("--only", type=int, nargs="+", default=[], metavar="NUMBER", help="some faults")
     faults.add_argument("--out", type=Path, metavar="FOLDER", help="write the table there")
     faults.set_defaults(run=_campaign)
+    soak.add_command(commands)
     return parser
 
 

@@ -58,12 +58,13 @@ class RealTime:
 
     Attributes:
         late: how much later than its time each tick began (s), the last 10,000.
+        woke: when this tick began (monotonic, s).
     """
 
     def __init__(self, tick: float) -> None:
         self.tick = tick
         self.late: deque[float] = deque(maxlen=10_000)
-        self._next = time.monotonic()
+        self._next = self.woke = time.monotonic()
 
     def start(self) -> None:
         """The first tick begins now."""
@@ -79,8 +80,9 @@ class RealTime:
         if left > 0:
             self.sleep(left)
         late = time.monotonic() - self._next
+        self.woke = self._next + late
         if late > self.tick:
-            self._next = time.monotonic()
+            self._next = self.woke
         self.late.append(late)
 
     def sleep(self, seconds: float) -> None:

@@ -13,6 +13,7 @@ rest pose and only there is torque off; faults that hold it leave it held, torqu
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -23,13 +24,13 @@ import subprocess
 import sys
 import threading
 import time
-from array import array
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -177,23 +178,43 @@ class _Beat(RealTime):
                 self._serve()
 
 
-class _Times:
-    """Durations, as many as an hour has, in order to say their percentiles."""
+class Durations:
+    """A histogram of times (s), with bins that grow by 5 %: however many there are, it costs the same."""
 
-    def __init__(self, most: int = 2_000_000) -> None:
-        self._values, self._most = array("f"), most
+    EDGES: ClassVar[list[float]] = [1e-5 * 1.05**index for index in range(300)]  # 10 µs to 22 s
 
-    def add(self, value: float) -> None:
-        if len(self._values) < self._most:
-            self._values.append(value)
+    def __init__(self) -> None:
+        self._counts = [0] * (len(self.EDGES) + 1)
+        self.count, self.most = 0, 0.0
 
-    def summary(self) -> dict[str, float]:
-        """Median, 99th percentile and most (s), and how many."""
-        if not self._values:
-            return {"count": 0, "p50": 0.0, "p99": 0.0, "max": 0.0}
-        values = np.frombuffer(self._values, dtype=np.float32)
-        p50, p99 = np.percentile(values, (50, 99))
-        return {"count": len(values), "p50": float(p50), "p99": float(p99), "max": float(values.max())}
+    def add(self, seconds: float) -> None:
+        self._counts[bisect_right(self.EDGES, seconds)] += 1
+        self.count += 1
+        self.most = max(self.most, seconds)
+
+    def percentile(self, percent: float) -> float:
+        """The upper edge of the bin in which it lies (s), and never more than the most."""
+        wanted, seen = self.count * percent / 100.0, 0
+        for edge, count in zip(self.EDGES, self._counts):
+            seen += count
+            if seen >= wanted:
+                return min(edge, self.most)
+        return self.most
+
+    def summary(self) -> dict[str, Any]:
+        """How many, median, 99th percentile, most (s); and the bins that hold any, with their edges."""
+        filled = [index for index, count in enumerate(self._counts) if count]
+        first = max(1, filled[0]) if filled else 1
+        last = max(first, filled[-1] if filled else 1) + 1
+        edges = [self.EDGES[min(index - 1, len(self.EDGES) - 1)] for index in range(first, last + 1)]
+        return {
+            "count": self.count,
+            "p50": self.percentile(50),
+            "p99": self.percentile(99),
+            "max": self.most,
+            "edges": edges,
+            "histogram": [sum(self._counts[: first + 1]), *self._counts[first + 1 : last]],
+        }
 
 
 class Host:
@@ -219,7 +240,7 @@ class Host:
         self._rig = np.zeros(2)
         self._cycle = 0
         self._unsent = 0
-        self._round_trips, self._cycle_times = _Times(), _Times()
+        self._round_trips, self._cycles, self._late = Durations(), Durations(), Durations()
         self._stop, self._why = False, ""
 
     def _open(self, slack: float = SLACK, retries: int = RETRIES) -> Link:
@@ -247,13 +268,13 @@ class Host:
             self._send({"failed": _error(error)})
             raise
         self.link.slack, self.link.retries = SLACK, RETRIES
+        gc.collect()
+        gc.freeze()  # what there is now stays: the collector need not look through it in a tick
         self.beat.start()
         self._send({"ready": {"pid": os.getpid(), "scheduling": real_time()}})
         try:
             while not self._stop:
-                started = time.monotonic()
                 self.cell.driver.cycle()
-                self._cycle_times.add(time.monotonic() - started)
                 self.beat.wait()
                 while self._asked:
                     self._answer(self._asked.popleft())
@@ -343,6 +364,9 @@ class Host:
             "received": [number, received.accepted, received.why],
         })  # fmt: skip
         self._cycle += 1
+        if self.beat.late:
+            self._late.add(self.beat.late[-1])
+            self._cycles.add(time.monotonic() - self.beat.woke)
         if self._stop and self._inside:
             raise _Leave
 
@@ -377,11 +401,10 @@ class Host:
         self.cell.safety.acknowledge(kind, where)
 
     def _do_statistics(self) -> dict[str, Any]:
-        late = self.beat.late
         return {
             "cycles": self._cycle,
-            "late": {"p50": _percentile(late, 50), "p99": _percentile(late, 99), "max": max(late, default=0)},
-            "cycle": self._cycle_times.summary(),
+            "late": self._late.summary(),
+            "cycle": self._cycles.summary(),
             "round_trip": self._round_trips.summary(),
             "link": dict(self.link.counts),
             "faults": dict(self.cell.safety.faults.counts),
@@ -407,10 +430,6 @@ class Host:
 _AT_ONCE = {
     "act", "image", "report", "begin_episode", "end_episode", "acknowledge", "statistics", "leave",
 }  # fmt: skip
-
-
-def _percentile(values: Sequence[float], percent: float) -> float:
-    return float(np.percentile(list(values), percent)) if len(values) else 0.0
 
 
 def real_time(thread: int = 0, priority: int = PRIORITY) -> str:

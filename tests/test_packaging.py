@@ -29,7 +29,10 @@ EXTRA = {"meld_envs": "", "meld_agents": "agents", "hardware_bridge": "hardware"
 OPTIONAL = {
     "meld_envs": {"dm_control"},
     "meld_agents": {"stable_baselines3", "sb3_contrib"},
-    "hardware_bridge": {"cv2", "minari", "rclpy", "diagnostic_msgs", "sensor_msgs", "std_msgs", "std_srvs"},
+    "hardware_bridge": {
+        *("cv2", "matplotlib", "minari"),
+        *("rclpy", "diagnostic_msgs", "sensor_msgs", "std_msgs", "std_srvs"),
+    },
     "benchmarks": {"matplotlib", "ray", "stable_baselines3", "sb3_contrib"},
 }
 
