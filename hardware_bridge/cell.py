@@ -21,6 +21,8 @@ from meld_envs.robots import widowx
 
 #: How far a hand is lifted, in what pieces, before it goes anywhere else (m).
 LIFT, PIECES = 0.036, 3
+#: How far joints may hang below their goals by gravity alone (rad): base and roll turn about the vertical.
+SAG = np.array([0.0, 0.06, 0.05, 0.03, 0.0])
 #: For which the arm stands still before an episode (s).
 SETTLE = 0.4
 
@@ -113,7 +115,8 @@ class Cell:
         assert reading is not None
         if tip_height(reading.position) > scene.FACE + scene.CLEAR:
             return []
-        sag = self.safety.reference - reading.position
+        # What lies beyond gravity's part is pressure, against what the hand is to leave.
+        sag = np.clip(self.safety.reference - reading.position, -SAG, SAG)
         heights = LIFT * np.arange(1, PIECES + 1) / PIECES
         limits = self.safety.limits
         ways = [widowx.lifted(reading.position, height) + sag for height in heights]

@@ -2,7 +2,9 @@
 
 It goes through the same door as a policy does (``backend="robot"``). Without a robot's file it starts an
 emulated one in a second process. What is reported: everything that could creep in over hours. Any fault that
-held the arm makes it fail, for none is injected here.
+held the arm makes it fail, for none is injected here. So that none is earned either, the random actions are
+drawn back to the start and up: whoever presses a plug blindly against the panel for minutes is rightly held.
+Every fourth episode the scripted expert plugs in, which tries contact, sensor and the way out.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from hardware_bridge.process import DriverGone
 from hardware_bridge.recorder import RecorderError, records
 from hardware_bridge.rig import RigError
 from hardware_bridge.robot import PERIOD, Robot
+from meld_envs.families import widowx_ethernet as scene
+from meld_envs.robots import widowx
 
 TASK = "meld/WidowXEthernet-v0"
 #: A line about progress so often (s).
@@ -43,6 +47,10 @@ PROGRESS = 60.0
 FAILURES = (FaultError, RigError, DriverGone, CameraError, SensorError, RecorderError)
 #: So many failures in a row that a reset did not mend end it.
 GIVE_UP = 3
+#: Every so many episodes the expert plugs in.
+PLUGGED = 4
+#: How strongly random actions are drawn to the start (per rad); below which height the hand goes up (m).
+PULL, LOW = 5.0, scene.FACE + 0.045
 INSTALL = 'pip install "meld-suite[bench]"'
 
 
@@ -62,6 +70,8 @@ class Log:
     steps: int = 0
     episodes: int = 0
     failures: list[str] = field(default_factory=list)
+    insertions: int = 0
+    attempts: int = 0
     held: Counter[str] = field(default_factory=Counter)
     jitter: list[float] = field(default_factory=list)
     lateness: list[float] = field(default_factory=list)
@@ -159,13 +169,30 @@ class Soak:
             assert self._robot.door is not None
             pids = {"policy": os.getpid(), "driver": self._robot.door.pid, **self._others}
             self._usages = {name: Usage(pid) for name, pid in pids.items()}
-        truncated = False
+        expert = self.log.episodes % PLUGGED == 0
+        start, truncated = self._angles(), False
+        info: Mapping[str, Any] = {}
         while not truncated and not self.stop and time.monotonic() < until:
-            action = self._rng.uniform(-1.0, 1.0, 5).astype(np.float32)
+            action = self._env.unwrapped.expert_action() if expert else self._random(start)  # type: ignore[attr-defined]
             *_, truncated, info = self._env.step(action)
             self.log.take(info)
+        self.log.attempts += expert and truncated
+        self.log.insertions += bool(expert and truncated and info["success"])
         if not truncated:
             self._robot.end_episode(self._env.unwrapped._batch._world)  # type: ignore[attr-defined]
+
+    def _angles(self) -> np.ndarray:
+        """Of the joints, ``(5,)`` rad, as measured."""
+        return np.array(self._env.unwrapped.state()[: widowx.NUM_JOINTS])  # type: ignore[attr-defined]
+
+    def _random(self, start: np.ndarray) -> np.ndarray:
+        """Random velocities ``(5,)`` in [-1, 1], drawn to the start; straight up where the hand is low."""
+        angles = self._angles()
+        if widowx.tip_place(angles)[2] < LOW:
+            up = widowx.actions_towards(angles[np.newaxis], widowx.lifted(angles, 0.015)[np.newaxis], PERIOD)
+            return up[0].astype(np.float32)
+        action = self._rng.uniform(-1.0, 1.0, widowx.NUM_JOINTS) + PULL * (start - angles)
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def _look(self) -> None:
         door, eyes = self._robot.door, self._robot.eyes
@@ -221,6 +248,7 @@ class Soak:
             Row("steps on the disk", self._recorded),
             Row("episodes", log.episodes),
             Row("rig moves", log.episodes),
+            Row("insertions, of those tried", f"{log.insertions} of {log.attempts}"),
             Row("faults that held the arm", _named(held + log.held) or 0),
             Row("faults that were borne", _named(borne) or 0),
             Row("failures", "; ".join(log.failures) or 0),

@@ -682,6 +682,19 @@ def test_a_joint_that_comes_free_and_leaps_back_to_its_reference_keeps_its_torqu
     assert safety.mode is Mode.OFF and safety.faults.counts["runaway"] == 1
 
 
+def test_a_joint_that_is_shoved_away_and_pushes_back_keeps_its_torque():
+    for back, off in ((0.3, False), (-0.3, True)):  # of stall: towards its reference, and away from it
+        safety, arm = started()
+        live(safety, arm, 0.0, 0.2)
+        for k in range(1, 6):
+            arm.true[0] -= 0.02
+            arm.velocity[0] = -1.0
+            load = np.array([back, 0.2, 0.2, 0.2, 0.2])
+            safety.observe(replace(arm.reading(0.2 + 0.02 * k), load=load), 0.2 + 0.02 * k)
+            safety.tick(0.2 + 0.02 * k)
+        assert (safety.mode is Mode.OFF) is off
+
+
 def test_a_hot_servo_sends_the_arm_home_slowly_and_lets_go_only_there():
     safety, arm = started()
     safety.begin_episode(0.0)
