@@ -276,7 +276,7 @@ class Motion:
         away = reading.velocity * lag <= 0.0
         # Without force it falls, its servo having given up: others without torque would fall, too.
         driven = ~(load < s.limp_load)
-        # A hand whose plug slides off an edge is shoved aside for a moment: a servo that pushes back is sound.
+        # A hand whose plug slides off an edge is shoved aside: a servo that pushes back is sound.
         shoved = (load >= s.limp_load) & (reading.load * lag > 0.0)
         loose = self._loose.update(away & driven & ~shoved & (speed > 1.5 * most + s.runaway_speed), at)
         yield from self._say("runaway", loose >= s.runaway_time, speed, "rad/s, which nobody asked of it")

@@ -228,8 +228,8 @@ class EmulatedRobot:
             opening.enter_context(self.contact)
             self.insert(0 if "stuck-sensor" in self.defects else None)
             opening.enter_context(self.line)
-            # Real servos do not wait for other programs; they are not more urgent than their driver, though.
-            real_time(self.line.thread_id, PRIORITY - 1)
+            # Real servos wait for no program, their driver included.
+            real_time(self.line.thread_id, PRIORITY + 1)
             for camera in self.configuration.cameras:
                 if camera.name == "wrist" and "missing-camera" in self.defects:
                     continue
