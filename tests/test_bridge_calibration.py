@@ -82,7 +82,7 @@ def test_seeded_offsets_are_found_within_a_tick_and_written(robot, capsys):
     assert (np.abs(read(robot)) <= units).all(), "the driver reads the pose in which the arm is held"
     assert after.calibrated == ("joints",)
     # A horn that is off costs the AX-12, which measures no more than 300 degrees, a little of its range.
-    assert (after.arm.joints[4].low, after.arm.joints[4].high) == (-2.573, 2.617)
+    assert (after.arm.joints[4].low, after.arm.joints[4].high) == (-2.576, 2.617)
     old, new = dict(places(before)), dict(places(after))
     allowed = {f"arm.joints.{index}.zero" for index in range(5)} | {"arm.joints.4.low", "calibrated"}
     assert {place for place in old if old[place] != new[place]} == allowed

@@ -76,7 +76,7 @@ def calibrate(options: argparse.Namespace, patience: Patience | None = None) -> 
         except _FAILURES as error:
             print(f"[ FAULT ] {part}: {error}", flush=True)
             new, failed = changed(old, changes), True
-    written = _written(options, person, changes, old, new)
+    written = set(parts) != {"fences"} and _written(options, person, changes, old, new)
     if "fences" in parts and (written or options.dry_run or not changes):
         failed |= not _fenced(robot, options, person)
     return int(failed)
@@ -156,7 +156,8 @@ def _fenced(robot: Configuration, options: argparse.Namespace, person: bool) -> 
     try:
         with Link(port.device, port.baud, latency_timer=port.latency_timer, slack=0.02) as link:
             wrong = eeprom.wrong_fences(robot, link)
-            print(*(f"[differs] fences: {item}" for item in wrong), sep="\n")
+            for item in wrong:
+                print(f"[differs] fences: {item}")
             if not wrong:
                 print("[  ok   ] fences: all as they should be")
                 return True

@@ -169,9 +169,10 @@ def _zero(
 
 def _range(spec: JointSpec, sign: int, zero: float, joint: Joint) -> dict[str, float]:
     """Limits that must become tighter, because the servo ends before them."""
-    model = spec.model
-    ends = sorted(sign * (tick - model.centre) * model.rad_per_tick - zero for tick in (0, model.max_tick))
-    least, most = math.ceil(1e3 * ends[0] + 1.0) / 1e3, math.floor(1e3 * ends[1] - 1.0) / 1e3
+    model, unit = spec.model, spec.model.rad_per_tick
+    zero = round(zero / unit) * unit  # as the servo's centre is moved
+    ends = sorted(sign * (tick - model.centre) * unit - zero for tick in (-0.49, model.max_tick + 0.49))
+    least, most = math.ceil(1e3 * ends[0]) / 1e3, math.floor(1e3 * ends[1]) / 1e3
     found = {"low": least} if least > joint.low else {}
     return found | ({"high": most} if most < joint.high else {})
 
