@@ -44,7 +44,7 @@ class SafetySettings:
     move_speed: float = 0.3
     limp_speed: float = 0.1
 
-    action_deadline: float = 0.43  # seen at the next tick: braking begins within 0.45
+    action_deadline: float = 0.42  # seen at the next tick: braking begins within 0.45
     stop_time: float = 0.2
     action_age: float = 0.45
     period: float = 0.303

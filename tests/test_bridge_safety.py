@@ -456,8 +456,8 @@ def test_a_policy_in_time_is_not_stopped():
     safety, arm = started()
     safety.begin_episode(0.0)
     for step in range(10):
-        assert safety.act(np.full(5, 0.1 * (-1) ** step), step * 0.42, step).accepted
-        live(safety, arm, step * 0.42, 0.42)
+        assert safety.act(np.full(5, 0.1 * (-1) ** step), step * 0.41, step).accepted
+        live(safety, arm, step * 0.41, 0.41)
     assert not safety.faults.active and safety.mode is Mode.POLICY
 
 

@@ -12,7 +12,7 @@ from hardware_bridge.campaign.stand import Stand
 from hardware_bridge.errors import LinkError, PortBusy
 from hardware_bridge.link import Link
 from hardware_bridge.protocol import PROTOCOL_1, Instruction
-from hardware_bridge.safety import Mode
+from hardware_bridge.safety import Mode, Safety
 from hardware_bridge.servos import baud_code
 from hardware_bridge.twin.faults import (
     Damage,
@@ -326,17 +326,22 @@ def second_program(stand: Stand, outcome: Outcome, within: float) -> None:
 
 
 @row(
-    22, "a second program that minds no lock", "it asks servo 1 something through the same terminal",
-    "its bytes are no answer to us: latched", 0.04,
+    22, "a second program that minds no lock", "it asks servo 1 through the same terminal, once a tick",
+    "its bytes are no answer to us: latched", 0.1,
 )  # fmt: skip
 def foreign(stand: Stand, outcome: Outcome, within: float) -> None:
     stand.episode()
     true = honest(stand)
     stand.strike()
     other = os.open(stand.line.port, os.O_RDWR | os.O_NOCTTY)
+
+    def ask(safety: Safety, now: float) -> None:
+        stand.beat.before += os.write(other, PROTOCOL_1.ping(1))
+
+    stand.watches.append(ask)
     try:
-        os.write(other, PROTOCOL_1.ping(1))
         stand.act(0.3)
+        stand.watches.remove(ask)
     finally:
         os.close(other)
     outcome.saw(stand.seen("foreign bytes"), "foreign bytes", within)

@@ -206,7 +206,7 @@ def _goes_to_rest(
     robot: RealStand, outcome: Outcome, errors: Path, at: float, within: float, why: str
 ) -> None:
     start = time.monotonic()
-    while all(robot.torque()) and time.monotonic() - start < 40.0:
+    while any(robot.torque()) and time.monotonic() - start < 40.0:
         time.sleep(0.05)
     rest = np.abs(robot.world.data.qpos - np.array(robot.configuration.arm.rest)).max()
     said = errors.read_text(encoding="utf-8")

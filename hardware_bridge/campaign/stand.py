@@ -51,7 +51,7 @@ class Beat:
     def __init__(self, line: Line, tick: float) -> None:
         self._line, self._tick = line, tick
         self.link: Link | None = None
-        self.before = 0  # bytes of links before this one
+        self.before = 0  # bytes of links before this one, and of other programs
 
     def now(self) -> float:
         return self._line.now
@@ -130,7 +130,7 @@ class Stand:
             self.line.port,
             self.profile.baud,
             slack=SLACK,
-            serve=lambda sent: self.line.pump(sent + before, timeout=30.0),
+            serve=lambda sent: self.line.pump(sent + self.beat.before, timeout=30.0),
         )
         self._open.callback(link.close)
         self.beat.link, self.beat.before = link, before
