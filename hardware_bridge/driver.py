@@ -175,8 +175,8 @@ class Driver:
             self.arm.release()
             raise
         # Switching on took many packets: the loop's time begins now, or its first tick would count as late.
-        reading = self.arm.read()
-        self.command, self.reading = self.safety.start(reading, self.beat.now()), reading
+        told, reading = reading.position, self.arm.read()
+        self.command, self.reading = self.safety.start(reading, self.beat.now(), told), reading
 
     def _check(self) -> None:
         """``ServoArm.check``, with what it finds in the book of faults."""

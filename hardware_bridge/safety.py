@@ -140,8 +140,14 @@ class Safety:
 
     # ------------------------------------------------ what comes in
 
-    def start(self, reading: Reading, now: float) -> Command:
+    def start(self, reading: Reading, now: float, told: np.ndarray | None = None) -> Command:
         """Takes the arm where it is; torque may go on with the goal that is returned, and not before.
+
+        Args:
+            reading: what it measures.
+            now: monotonic (s).
+            told: ``(joints,)`` rad, goals that its servos have already: they go on from there, and not from
+                where the joints sagged to meanwhile.
 
         Raises:
             ValueError: the reading cannot be used, or the arm stands outside its limits or its workspace: it
@@ -158,7 +164,8 @@ class Safety:
         if now - reading.at > self.settings.joints_age:
             raise ValueError(f"the arm cannot be started: its reading is {now - reading.at:.3f} s old")
         self._check_start(reading.position)
-        self._reference = Reference.at(np.clip(reading.position, self.limits.low, self.limits.high))
+        goal = reading.position if told is None else told
+        self._reference = Reference.at(np.clip(goal, self.limits.low, self.limits.high))
         self._joints.stop()
         self._joints.feed(reading.at)
         self._motion = Motion(self.settings, self.limits.names)

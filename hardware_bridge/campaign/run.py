@@ -158,6 +158,7 @@ def provenance() -> dict[str, object]:
         "versions": {name: version(name) for name in ("numpy", "mujoco", "pyserial")},
         "kernel": platform.release().split("-")[0],
         "processor": _processor(),
+        "load_average": round(os.getloadavg()[0], 1),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 
