@@ -219,7 +219,7 @@ def widowx_rows(rounds: int) -> list[dict[str, Any]]:
     for name, env in made.items():
         _, *counted = passed[name]  # the first one creates contexts, and fills caches
         wall, cpu = (statistics.median(times) for times in zip(*counted, strict=True))
-        period = 1.0 / env.unwrapped.family.control_hz
+        period = 1.0 / env.metadata["render_fps"]
         rows.append(
             {
                 "subject": name,
