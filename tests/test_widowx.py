@@ -140,7 +140,7 @@ def test_goals_are_integrated_and_their_lead_is_bounded():
     for _ in range(100):
         goal = widowx.next_goal(goal, angles, velocities)
     assert np.allclose(goal, [[widowx.LEAD] * 5, [-widowx.LEAD] * 5])
-    assert np.allclose(widowx.next_goal(np.full(5, 1.57), np.full(5, 1.56), np.full(5, 0.2))[1:3], 1.571)
+    assert np.allclose(widowx.next_goal(np.full(5, 1.57), np.full(5, 1.56), np.full(5, 0.2))[1:3], 1.551)
 
 
 # The environment ----------------------------------------------------------------------------

@@ -133,14 +133,15 @@ STATE_NAMES = (
 TICK = 0.02  # s, of the inner loop, which sets the servos' goals
 MAX_SPEED = 0.2  # rad/s, what an action of 1 asks of a joint
 LEAD = 0.095  # rad, by which a goal may lead its joint: bounds wind-up, and contact (48 % duty of an MX)
+MARGIN = 0.02  # rad, that goals keep from the joints' limits, as a robot's driver does
 
 
 def next_goal(goal: np.ndarray, angles: np.ndarray, velocities: np.ndarray) -> np.ndarray:
     """The servos' goals at the end of the next tick.
 
     The command is integrated, not the measurement: a servo without an integral term sags under gravity, and
-    integrating what is measured would creep down. How far a goal leads its joint is bounded, and it never
-    leaves the joint's limits.
+    integrating what is measured would creep down. How far a goal leads its joint is bounded, and it keeps
+    ``MARGIN`` from the joint's limits.
 
     Args:
         goal: ``(..., 5)`` rad, now.
@@ -149,7 +150,7 @@ def next_goal(goal: np.ndarray, angles: np.ndarray, velocities: np.ndarray) -> n
     """
     wanted = goal + TICK * velocities
     held = np.minimum(np.maximum(wanted, angles - LEAD), angles + LEAD)
-    return np.minimum(np.maximum(held, LIMITS[:, 0]), LIMITS[:, 1])
+    return np.minimum(np.maximum(held, LIMITS[:, 0] + MARGIN), LIMITS[:, 1] - MARGIN)
 
 
 def ramp(goal: np.ndarray, following: np.ndarray) -> np.ndarray:
