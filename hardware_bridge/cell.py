@@ -23,6 +23,8 @@ from meld_envs.robots import widowx
 LIFT, PIECES = 0.036, 3
 #: How far joints may hang below their goals by gravity alone (rad): base and roll turn about the vertical.
 SAG = np.array([0.0, 0.06, 0.05, 0.03, 0.0])
+#: How often it is tried to get out of where the last episode ended.
+WAYS_OUT = 3
 #: For which the arm stands still before an episode (s).
 SETTLE = 0.4
 
@@ -81,13 +83,22 @@ class Cell:
             RigError: the rig does not do what it should.
         """
         safety, driver = self.safety, self.driver
-        self._calm()
-        for target in self._way_up():
-            driver.go_to(target)
-        driver.go_to(goal)
+        self._go_out_to(goal)
         self.rig.move(rotation, translation)
         driver.run(SETTLE)
         safety.begin_episode(driver.beat.now())
+
+    def _go_out_to(self, goal: np.ndarray) -> None:
+        """Out and up, then to a pose. What is wedged comes free at a second or third try, each from where it is."""
+        for left in reversed(range(WAYS_OUT)):
+            self._calm()
+            try:
+                for target in self._way_up():
+                    self.driver.go_to(target)
+                return self.driver.go_to(goal)
+            except FaultError:
+                if not left:
+                    raise
 
     def park(self) -> None:
         """Out and up, to the rest pose, and only there torque off.

@@ -268,15 +268,16 @@ class Driver:
     def recover(self) -> None:
         """Ends what a new episode may end; servos that shut themselves down are asked once to go on.
 
-        They back off first: what is blocked is not pressed again, for the goal is where the joint is now.
+        They, and joints that something blocks, back off first: what is blocked is not pressed again, for the goal is where the joint is now.
 
         Raises:
             FaultError: faults remain; how often one may come is the book's business.
         """
         self.safety.end_episode()
         gave_up = {fault.where for fault in self.safety.faults.active if fault.kind in REVIVED}
-        if gave_up:
-            self.safety.back_off(gave_up, self.beat.now())
+        blocked = {fault.where for fault in self.safety.faults.active if fault.kind == "follow error"}
+        if gave_up | blocked:
+            self.safety.back_off(gave_up | blocked, self.beat.now())
         for axis in self.arm.profile:
             if axis.name in gave_up:
                 try:

@@ -263,6 +263,27 @@ def test_a_shut_down_servo_that_acknowledges_is_found(twin):
     assert "overheated" in kinds
 
 
+@pytest.mark.parametrize("comes_free", [True, False])
+def test_a_reset_that_something_blocks_is_tried_again_and_not_for_ever(comes_free, twin):
+    robot = None
+
+    def look(command):
+        if robot is not None and comes_free and robot.safety.mode is Mode.HOLDING:
+            robot.world.model.jnt_range[3, 0] = -1.745
+
+    robot = twin(after=look)
+    robot.world.model.jnt_range[3, 0] = -0.05  # something stands in joint 4's way
+    goal = np.array(robot.configuration.arm.ready)
+    if comes_free:
+        robot.reset(goal, 0.0, 0.0)
+        assert robot.safety.mode is Mode.POLICY
+        assert robot.driver.reading.position[3] == pytest.approx(goal[3], abs=0.06)
+    else:
+        with pytest.raises(FaultError, match="joint_4"):
+            robot.reset(goal, 0.0, 0.0)
+    assert robot.safety.faults.counts["follow error"] == (1 if comes_free else 3)
+
+
 def test_the_rig_moves_and_keeps_away_from_a_low_arm(twin):
     robot = twin()
     robot.driver.go_to(np.array(robot.configuration.arm.ready))
