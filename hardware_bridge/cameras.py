@@ -402,8 +402,11 @@ class Camera:
         """Opens the camera, in its own thread; returns at once."""
         if self._thread is not None:
             raise RuntimeError(f"camera {self.name} is already started")
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name=f"camera {self.name}", daemon=True)
+        # An event of its own: a driver that hung, and was left behind, must not come back to life.
+        self._stop, self._crash = threading.Event(), None
+        self._thread = threading.Thread(
+            target=self._run, args=(self._stop,), name=f"camera {self.name}", daemon=True
+        )
         self._thread.start()
         return self
 
@@ -422,17 +425,17 @@ class Camera:
     ) -> None:
         self.close()
 
-    def _run(self) -> None:
+    def _run(self, stop: threading.Event) -> None:
         try:
-            while not self._stop.is_set():
-                self._session()
-                self._stop.wait(self.limits.reopen)
+            while not stop.is_set():
+                self._session(stop)
+                stop.wait(self.limits.reopen)
         except BaseException as error:  # noqa: BLE001 - read() raises it where it is seen
             with self._changed:
                 self._crash = error
                 self._changed.notify_all()
 
-    def _session(self) -> None:
+    def _session(self, stop: threading.Event) -> None:
         """From opening the camera until it fails or is closed."""
         try:
             source = self._source()
@@ -440,7 +443,7 @@ class Camera:
             self._fail(error)
             return
         try:
-            while not self._stop.is_set():
+            while not stop.is_set():
                 self._take(*source.read())
         except CameraError as error:
             self._fail(error)
@@ -509,6 +512,10 @@ class Camera:
             raise error
         return frame
 
+    def age(self, frame: Frame) -> float:
+        """How old a frame is now (s)."""
+        return self._clock() - frame.captured
+
     def _why_stale(self, now: float, max_age: float) -> CameraError:
         if self._failure is not None:
             return self._failure
@@ -521,6 +528,9 @@ class Camera:
     def check(self) -> CameraError | None:
         """What is the matter with the camera, None if all is well."""
         with self._changed:
+            if self._crash is not None:
+                what = f"the thread that reads it failed ({self._crash!r})"
+                return CameraMissing(self.name, what, "Close it and start it again; report this.")
             if self._failure is not None:
                 return self._failure
             if self._frame is None:
@@ -576,7 +586,7 @@ class Cameras:
     """
 
     def __init__(self, cameras: Iterable[Camera]) -> None:
-        self.cameras = {camera.name: camera for camera in cameras}
+        self.cameras: dict[str, Camera] = {camera.name: camera for camera in cameras}
 
     @classmethod
     def of(
@@ -610,9 +620,13 @@ class Cameras:
         Raises:
             CameraError: one of them is unwell, or its newest frame is older than ``max_age`` (s).
         """
-        frames: dict[str, Frame] = {
-            name: camera.read(max_age, timeout=timeout) for name, camera in self.cameras.items()
-        }
+        until = time.monotonic() + timeout
+        frames: dict[str, Frame] = {}
+        # While one camera was waited for, the frame of another may have grown too old.
+        while not frames or any(self.cameras[name].age(frame) > max_age for name, frame in frames.items()):
+            for name, camera in self.cameras.items():
+                left = max(0.0, until - time.monotonic())
+                frames[name] = camera.read(max_age, timeout=left)
         return np.concatenate([frame.image for frame in frames.values()], axis=1), frames
 
     def check(self) -> list[CameraError]:

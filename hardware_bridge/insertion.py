@@ -185,6 +185,10 @@ class SwitchPorts:
     ) -> None:
         name, _, number = host.partition(":")
         self.name = f"switch {host}"
+        if number and not number.isdigit():
+            raise SensorError(
+                self.name, f"{number!r} is no port", "Write insertion.host as name or name:161."
+            )
         self._address = (name, int(number or 161))
         self._ports, self._community, self._request = tuple(ports), community, 0
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -459,6 +463,7 @@ class Watch:
     def __init__(self, sensor: InsertionSensor, period: float = 0.01) -> None:
         self.sensor, self.period = sensor, period
         self._newest: Insertion | None = None
+        self._polled = -1.0
         self._error: BaseException | None = None
         self._stop = threading.Event()
         self._ready = threading.Event()
@@ -472,7 +477,7 @@ class Watch:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(2.0)  # a probe that hangs is left behind
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -480,6 +485,7 @@ class Watch:
                 self._newest, self._error = self.sensor.poll(), None
             except Exception as error:  # noqa: BLE001 - read() raises it where it is seen
                 self._error = error
+            self._polled = time.monotonic()
             self._ready.set()
             self._stop.wait(self.period)
 
@@ -488,10 +494,11 @@ class Watch:
 
         Raises:
             SensorError: the probe cannot say.
-            TimeoutError: it has said nothing since the start.
+            SensorError: it has said nothing for ``timeout`` s.
         """
-        if not self._ready.wait(timeout):
-            raise TimeoutError(f"insertion sensor {self.sensor.source.name}: silent for {timeout} s")
+        if not self._ready.wait(timeout) or time.monotonic() - self._polled > timeout:
+            name = self.sensor.source.name
+            raise SensorError(name, f"silent for {timeout} s", "Look at what it is read from.")
         if self._error is not None:
             raise self._error
         assert self._newest is not None

@@ -177,9 +177,18 @@ class Recorder:
         with open(self.path, "rb") as file:
             file.seek(damage.offset)
             torn = file.read()
-        kept.write_bytes(torn)
-        os.ftruncate(self._file, damage.offset)
-        os.fsync(self._file)
+        try:
+            with open(kept, "wb") as copy:  # on the disk before it is cut from the file
+                copy.write(torn)
+                copy.flush()
+                os.fsync(copy.fileno())
+            _sync_folder(kept.parent)
+            os.ftruncate(self._file, damage.offset)
+            os.fsync(self._file)
+        except OSError as error:
+            raise RecorderError(
+                f"{self.path}: its torn end cannot be cut and kept as {kept.name}: {error.strerror}"
+            ) from error
         self.recovered = Recovery(damage.offset, len(torn), damage.why, kept)
 
     def close(self) -> None:

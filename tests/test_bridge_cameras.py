@@ -252,6 +252,54 @@ def test_a_bug_in_a_source_is_not_taken_for_a_missing_camera():
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+def test_a_camera_whose_thread_died_is_not_well():
+    source = Scripted()
+    source.put((noisy(np.random.default_rng(0)), time.monotonic()), ZeroDivisionError("a bug"))
+    with filming(source) as camera:
+        with pytest.raises(RuntimeError):
+            camera.read(60.0, after=5, timeout=PATIENCE)
+        error = camera.check()
+    assert isinstance(error, CameraMissing) and "failed (ZeroDivisionError('a bug'))" in str(error)
+
+
+def test_a_driver_that_hung_does_not_come_back_to_life():
+    hung, fresh = Scripted(), Scripted()
+    sources = [hung, fresh]
+    camera = Camera(settings(), lambda: sources.pop(0)).start()
+    while len(sources) > 1:
+        time.sleep(0.01)
+    first = camera._thread
+    camera.close()
+    assert first.is_alive(), "it waits for a picture"
+    camera.start()
+    hung.put((noisy(np.random.default_rng(0)), time.monotonic()))
+    first.join(PATIENCE)
+    assert not first.is_alive() and hung.closed == 1
+    fresh.put(CameraMissing("front", "gone", ""))
+    camera.close()
+
+
+def test_while_one_camera_is_waited_for_the_other_does_not_grow_old():
+    front, wrist = Scripted(), Scripted()
+    front.put((noisy(np.random.default_rng(0)), time.monotonic()))
+
+    def later():
+        time.sleep(0.8)
+        for source in (front, wrist):
+            source.put((noisy(np.random.default_rng(1)), time.monotonic()))
+
+    with Cameras([Camera(settings(), lambda: front), Camera(settings(name="wrist"), lambda: wrist)]) as both:
+        thread = threading.Thread(target=later)
+        thread.start()
+        try:
+            _, frames = both.read(0.5, timeout=PATIENCE)
+        finally:
+            thread.join()
+            for source in (front, wrist):
+                source.put(CameraMissing("", "the end", ""))
+    assert frames["front"].sequence == 1
+
+
 # ---------------------------------------------------------------- two cameras, through the twin's sockets
 
 

@@ -303,3 +303,24 @@ def test_a_thread_watches_and_passes_on_what_it_cannot_read(tmp_path):
             time.sleep(0.005)
         else:
             pytest.fail("a missing file was not noticed")
+
+
+def test_a_probe_that_hangs_is_no_old_answer():
+    class Hanging(TwinContact):
+        def sample(self):
+            if calls.pop():
+                release.wait(20.0)
+            return (False,)
+
+    calls, release = [True] * 50 + [False], threading.Event()
+    with Watch(InsertionSensor(Hanging("none"), 0.01), period=0.002) as watch:
+        assert not watch.read(20.0).inserted
+        time.sleep(0.3)
+        with pytest.raises(SensorError, match=r"silent for 0.2 s"):
+            watch.read(0.2)
+        release.set()
+
+
+def test_a_switch_needs_a_number_for_its_port():
+    with pytest.raises(SensorError, match="'snmp' is no port"):
+        SwitchPorts("switch:snmp", [1])

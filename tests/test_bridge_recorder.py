@@ -156,6 +156,16 @@ def test_a_tail_torn_anywhere_is_cut_and_kept(path):
         assert len(list(records(path))) == 4
 
 
+def test_a_torn_tail_that_cannot_be_kept_is_not_cut(path):
+    last = filled(path, 3)[-1].offset
+    torn = path.read_bytes()[:-4]
+    path.write_bytes(torn)
+    path.with_name(f"{path.name}.torn-{last}").mkdir()
+    with pytest.raises(RecorderError, match="its torn end cannot be cut and kept"):
+        Recorder(path)
+    assert path.read_bytes() == torn
+
+
 @pytest.mark.parametrize("length", range(len(HEADER)))
 def test_a_torn_header_is_begun_again(path, length):
     path.write_bytes(HEADER[:length])
