@@ -89,13 +89,14 @@ class Cell:
         safety.begin_episode(driver.beat.now())
 
     def _go_out_to(self, goal: np.ndarray) -> None:
-        """Out and up, then to a pose. What is wedged comes free at a second or third try, each from where it is."""
+        """Out and up, then to a pose. What is wedged comes free at a second or third try, from where it is."""
         for left in reversed(range(WAYS_OUT)):
             self._calm()
             try:
                 for target in self._way_up():
                     self.driver.go_to(target)
-                return self.driver.go_to(goal)
+                self.driver.go_to(goal)
+                break
             except FaultError:
                 if not left:
                     raise

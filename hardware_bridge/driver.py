@@ -268,7 +268,8 @@ class Driver:
     def recover(self) -> None:
         """Ends what a new episode may end; servos that shut themselves down are asked once to go on.
 
-        They, and joints that something blocks, back off first: what is blocked is not pressed again, for the goal is where the joint is now.
+        They, and joints that something blocks, back off first: what is blocked is not pressed again, for the
+        goal is where the joint is now.
 
         Raises:
             FaultError: faults remain; how often one may come is the book's business.
