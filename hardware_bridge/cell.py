@@ -89,7 +89,7 @@ class Cell:
         safety.begin_episode(driver.beat.now())
 
     def _go_out_to(self, goal: np.ndarray) -> None:
-        """Out and up, then to a pose. What is wedged comes free at a second or third try, from where it is."""
+        """Out and up, then to a pose. What is wedged comes free at a second or third try."""
         for left in reversed(range(WAYS_OUT)):
             self._calm()
             try:
