@@ -27,21 +27,17 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-import meld_envs  # noqa: F401 - registers the families
-from benchmarks.checkpoints import verify
 from benchmarks.errors import BAD_REQUEST, OK, RequestError, explain_os_error
 from benchmarks.evaluate import Environments, face, run_trials
+from benchmarks.figures.common import check_picture, load_agent, new_figure, read_config, save_figure
 from benchmarks.files import write_rows
-from benchmarks.jobs import choose_device, set_threads
-from benchmarks.plan import check_env_id, load_yaml
+from benchmarks.jobs import set_threads
 from benchmarks.provenance import usable_cores
 from benchmarks.seeds import seed_for
 from meld_agents.interface import Agent, Evidence, Policy
-from meld_agents.registry import AgentError, find_agent
 
 COLUMNS = ("run", "env", "agent", "trial", "step", "target", "velocity")
 #: The only hidden parameter of the families that this is about: CheetahVel, HalfCheetahVel.
@@ -156,63 +152,19 @@ class PlaceRecorder:
 # ---------------------------------------------------------------------------------------------------- runs
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_speed_config(folder: Path) -> dict[str, Any]:
     """What the run depended on.
 
     Raises:
         RequestError: not the folder of a run, or of a family without a speed to follow.
     """
-    path = folder / "config.yaml"
-    if not path.is_file():
+    config, family = read_config(folder)
+    if family.parameter_names != HIDDEN:
         raise RequestError(
-            f"{folder} is not the folder of a run: it has no config.yaml. Give that of one agent, "
-            "such as runs/NAME/meld/CheetahVel-v0/meld/seed0"
-        )
-    config = load_yaml(path)
-    missing = [key for key in ("env", "make", "agent", "settings", "seed") if key not in config]
-    if missing:
-        raise RequestError(f"{path}: {missing[0]!r} is missing; the runner did not write this file")
-    check_env_id(config["env"])
-    with closing(gym.make_vec(config["env"], num_envs=1, num_threads=1)) as env:
-        hidden = face(env).family.parameter_names
-    if hidden != HIDDEN:
-        raise RequestError(
-            f"{folder}: {config['env']} hides {', '.join(hidden)}, not a speed; "
+            f"{folder}: {config['env']} hides {', '.join(family.parameter_names)}, not a speed; "
             "this figure needs meld/CheetahVel-v0 or meld/HalfCheetahVel-v0"
         )
     return config
-
-
-def load_agent(folder: Path, config: dict[str, Any], envs: Environments, which: str, device: str) -> Agent:
-    """The agent as a checkpoint holds it.
-
-    Args:
-        folder: of the run.
-        config: of the run.
-        envs: as the agent was trained in.
-        which: ``"last"`` or ``"best"``.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-
-    Raises:
-        RequestError: there is no such checkpoint, it is damaged, or the agent cannot be found.
-    """
-    checkpoint = folder / "checkpoints" / which
-    if not checkpoint.is_dir():
-        raise RequestError(
-            f"{folder} has no checkpoint {which!r} (checkpoints/{which}): "
-            "the run was stopped before its first, or only its tables were kept"
-        )
-    try:
-        agent_class = find_agent(config["agent"])
-    except AgentError as error:
-        raise RequestError(f"{folder}: {error}") from error
-    agent: Agent = agent_class(envs.make, config["settings"], config["seed"], choose_device(device))
-    try:
-        verify(checkpoint)
-        agent.load(checkpoint)
-    except Exception as error:
-        raise RequestError(f"{checkpoint} cannot be used: {error}") from error
-    return agent
 
 
 def track(folder: Path, change: Change, which: str = "last", device: str = "auto") -> Tracking:
@@ -221,7 +173,7 @@ def track(folder: Path, change: Change, which: str = "last", device: str = "auto
     Raises:
         RequestError: the folder cannot be used, or a speed is not one of the family's.
     """
-    config = read_config(folder)
+    config = read_speed_config(folder)
     threads = usable_cores()
     envs = Environments(config["env"], config["make"], threads)
     longer: dict[str, Any] = {"split": "test", "episodes_per_trial": 1, "episode_steps": change.steps}
@@ -276,24 +228,13 @@ def draw(found: Sequence[Tracking], picture: Path, window: float) -> None:
     Raises:
         RequestError: matplotlib is not installed, or does not know the file's ending.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RequestError(
-            f"no {picture}, but the numbers beside it: the picture needs matplotlib (pip install matplotlib)"
-        ) from error
-    figure = Figure(figsize=(4.2 * len(found) + 0.6, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((4.2 * len(found) + 0.6, 3.2), picture)
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for panel, tracking in zip(panels, found):
         draw_panel(panel, tracking, window)
     panels[0].set_ylabel(f"speed, mean of {window:g} s (m/s)" if window else "speed of each step (m/s)")
     panels[0].legend(frameon=False, fontsize=8)
-    try:
-        figure.savefig(picture, dpi=150)
-    except ValueError as error:
-        raise RequestError(f"--out {picture}: {error}") from error
+    save_figure(figure, picture)
 
 
 def draw_panel(panel: Any, tracking: Tracking, window: float) -> None:
@@ -366,8 +307,7 @@ def check_output(options: argparse.Namespace) -> None:
     """Raises RequestError for a picture that cannot be drawn so, before anything is loaded."""
     if not 0 <= options.window < float("inf"):
         raise RequestError(f"--window {options.window}: must be a number of seconds, at least 0")
-    if options.out.suffix in ("", ".csv"):
-        raise RequestError(f"--out {options.out}: give a picture's name, such as task_change.png")
+    check_picture(options.out)
 
 
 def main(arguments: list[str] | None = None) -> int:
