@@ -98,7 +98,7 @@ CORE = frozenset((1, 4, 5, 7, 8, 9, 10, 12, 13, 15, 16, 17, 20, 21, *range(25, 3
 
 
 def real_row(
-    number: int, fault: str, injected: str, expected: str, within: float
+    number: int, fault: str, injected: str, expected: str, within: float, clock: Clock = "real"
 ) -> Callable[[Callable[[Path, float], Outcome]], Callable[[Path, float], Outcome]]:
     """Enters a function of (folder, time allowed) into the list; it looks after everything itself."""
 
@@ -106,7 +106,7 @@ def real_row(
         def run(folder: Path) -> Outcome:
             return function(folder, within)
 
-        ROWS.append(Row(number, fault, injected, expected, within, "real", number in CORE, run))
+        ROWS.append(Row(number, fault, injected, expected, within, clock, number in CORE, run))
         return function
 
     return enter

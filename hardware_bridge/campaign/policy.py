@@ -136,7 +136,7 @@ def burst(stand: Stand, outcome: Outcome, within: float) -> None:
 
 @real_row(
     34, "the wall clock jumps", "an hour forwards, then two back, in the midst of an episode",
-    "every byte to the servos is the same as without", 0.0,
+    "every byte to the servos is the same as without", 0.0, clock="lockstep",
 )  # fmt: skip
 def clock(folder: Path, within: float) -> Outcome:
     outcome = Outcome(after=0.0)
