@@ -12,6 +12,7 @@ import json
 import sys
 import time
 
+from hardware_bridge.faults import FaultError
 from hardware_bridge.process import DriverProcess
 
 #: Near the rest pose (rad), so that the way home is short; and the speed (rad/s).
@@ -19,11 +20,23 @@ UP = (0.0, -1.4, 1.4, 0.1, 0.0)
 PACE = 0.2
 
 
+def up(door: DriverProcess, attempts: int = 5) -> None:
+    """To the start; where a busy computer held the arm on its way, before any damage, once more."""
+    for attempt in range(attempts):
+        try:
+            door.recover()
+            door.go_to(UP)
+            door.begin_episode()
+            return
+        except FaultError:
+            if attempt == attempts - 1:
+                raise
+
+
 def main() -> int:
     config, *stall = sys.argv[1:]
     door = DriverProcess(config).start()
-    door.go_to(UP)
-    door.begin_episode()
+    up(door)
     began = time.monotonic()
     told = False
     while True:

@@ -22,9 +22,9 @@ import numpy as np
 from hardware_bridge.backend import TWIN
 from hardware_bridge.campaign.audit import Audit, Logged
 from hardware_bridge.campaign.catalogue import Outcome, real_row
-from hardware_bridge.campaign.mover import PACE, UP
+from hardware_bridge.campaign.mover import PACE, up
 from hardware_bridge.campaign.stand import REST
-from hardware_bridge.faults import Fault, FaultError
+from hardware_bridge.faults import Fault
 from hardware_bridge.process import AT_REST, DriverGone, DriverProcess
 from hardware_bridge.recorder import Recorder, records
 from hardware_bridge.twin.robot import EmulatedRobot
@@ -106,26 +106,13 @@ def acting(robot: RealStand) -> Iterator[DriverProcess]:
     door = DriverProcess(robot.config)
     try:
         door.start()
-        _up(door)
+        up(door)
         door.act([PACE, 0.0, 0.0, 0.0, 0.0])
         until(lambda: door.latest.rates[0] > 0.75 * PACE, 2.0)
         door.act([PACE, 0.0, 0.0, 0.0, 0.0])
         yield door
     finally:
         door.kill()
-
-
-def _up(door: DriverProcess, attempts: int = 5) -> None:
-    """To the start; where a busy computer held the arm on its way, before any damage, once more."""
-    for attempt in range(attempts):
-        try:
-            door.recover()
-            door.go_to(UP)
-            door.begin_episode()
-            return
-        except FaultError:
-            if attempt == attempts - 1:
-                raise
 
 
 def named(door: DriverProcess, kind: str, timeout: float = 2.0) -> Fault | None:
