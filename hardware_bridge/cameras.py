@@ -18,7 +18,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -102,21 +101,26 @@ def scale(image: np.ndarray, height: int = SIZE, width: int = SIZE) -> np.ndarra
     """
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
-    rows, columns = _areas(image.shape[0], height), _areas(image.shape[1], width)
-    narrow = rows @ image.reshape(image.shape[0], -1).astype(np.float32)
-    narrow = narrow.reshape(height, image.shape[1], 3).transpose(1, 0, 2).reshape(image.shape[1], -1)
-    small = (columns @ narrow).reshape(width, height, 3).transpose(1, 0, 2)
-    return np.ascontiguousarray(np.clip(np.rint(small), 0, 255).astype(np.uint8))
+    narrow = _means(image.reshape(len(image), -1), height).reshape(height, -1, 3)
+    small = _means(narrow.swapaxes(0, 1).reshape(image.shape[1], -1), width).reshape(width, height, 3)
+    return np.ascontiguousarray(np.clip(np.rint(small.swapaxes(0, 1)), 0, 255).astype(np.uint8))
 
 
-@lru_cache(maxsize=16)
-def _areas(old: int, new: int) -> np.ndarray:
-    """How much of each new pixel each old one covers: ``(new, old)``, rows sum to 1."""
+def _means(values: np.ndarray, new: int) -> np.ndarray:
+    """``(old, n)`` values as ``(new, n)`` means of equal lengths of the first axis, ends counted in part.
+
+    Sums, and no product with a matrix: that would wake the threads of a linear algebra library, which then
+    wait busily, for every picture of every camera.
+    """
+    old = len(values)
     edges = np.arange(new + 1) * old / new
-    start = np.arange(old)
-    overlap = np.minimum(edges[1:, None], start + 1) - np.maximum(edges[:-1, None], start)
-    weights = np.maximum(overlap, 0.0) * new / old
-    return weights.astype(np.float32)
+    before = np.minimum(edges.astype(int), old - 1)
+    part = (edges - before)[:, np.newaxis].astype(np.float32) * values[before]
+    whole = np.add.reduceat(values, before[:-1], axis=0, dtype=np.float32)
+    too_many = np.diff(before) == 0  # of no row, reduceat gives one
+    too_many[-1] = True  # and it runs to the end, where the last edge counts the last row already
+    whole[too_many] -= values[before[1:]][too_many]
+    return (whole + np.diff(part, axis=0)) * np.float32(new / old)
 
 
 def signature(image: np.ndarray) -> np.ndarray:
