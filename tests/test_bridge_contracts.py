@@ -25,6 +25,8 @@ from hardware_bridge.faults import KINDS, Fault, FaultError
 from hardware_bridge.lerobot import AlreadyConnected, NotConnected, WidowXRobot, WidowXRobotConfig
 from hardware_bridge.link import Link
 
+pytestmark = pytest.mark.real_time
+
 JOINTS = [f"joint_{number}" for number in range(1, 6)]
 STILL = dict.fromkeys((f"{joint}.vel" for joint in JOINTS), 0.0)
 #: Methods of LeRobot's Robot (0.6.2), and what they take besides self.

@@ -38,6 +38,8 @@ from hardware_bridge.twin.joint import BenchJoint, Shaft
 from hardware_bridge.twin.line import Line, terminal_baud
 from hardware_bridge.twin.servo1 import Servo1
 
+pytestmark = pytest.mark.real_time
+
 #: Added to deadlines, for a busy machine (s): where every reply comes, and where some do not and are waited
 #: for.
 PATIENT, BRIEF = 2.0, 0.1

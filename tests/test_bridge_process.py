@@ -17,6 +17,8 @@ from hardware_bridge.faults import FaultError
 from hardware_bridge.process import AT_REST, HELD, DriverGone, DriverProcess
 from hardware_bridge.twin.robot import EmulatedRobot
 
+pytestmark = pytest.mark.real_time
+
 UP = np.array([0.0, -1.4, 1.4, 0.1, 0.0])  # near the rest pose, so that tests are short
 
 

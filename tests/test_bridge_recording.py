@@ -21,6 +21,8 @@ from hardware_bridge.recording import Plan, policy
 from hardware_bridge.servos import WIDOWX_MK2
 from hardware_bridge.twin.robot import EmulatedRobot
 
+pytestmark = pytest.mark.real_time
+
 RNG = np.random.default_rng(0)
 
 

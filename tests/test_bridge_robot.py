@@ -21,6 +21,8 @@ from hardware_bridge.robot import PERIOD, Pace, Robot
 from meld_envs.families.widowx_ethernet import WidowXEthernet
 from meld_envs.world import World
 
+pytestmark = pytest.mark.real_time
+
 ETHERNET = "meld/WidowXEthernet-v0"
 
 

@@ -16,6 +16,8 @@ from hardware_bridge.__main__ import main
 from hardware_bridge.process import Durations
 from hardware_bridge.soak import Log, Soak
 
+pytestmark = pytest.mark.real_time
+
 
 def report(folder):
     with open(folder / "soak.csv", encoding="utf-8", newline="") as file:

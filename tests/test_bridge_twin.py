@@ -21,6 +21,8 @@ from meld_envs.env import TaskEnv
 from meld_envs.families.widowx_ethernet import DEPTH, FACE, NUM_PORTS, PITCH, PLACE_X, PORT_Y, WidowXEthernet
 from meld_envs.robots import widowx
 
+pytestmark = pytest.mark.real_time
+
 NAMES = [joint.name for joint in widowx.JOINTS]
 
 
