@@ -526,7 +526,12 @@ class DriverProcess:
         self._process = subprocess.Popen(
             [*command, *self.cameras],
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _search_path()))},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, _search_path())),
+                # Its threads keep ordinary priority: on a busy computer the loop would wait for them.
+                "OPENBLAS_NUM_THREADS": "1",
+            },
         )  # fmt: skip
         theirs.close()
         self._socket, self.pid = ours, self._process.pid
