@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Before numpy comes: its algebra library's threads keep ordinary priority, and a servo's or a driver's thread,
-# which goes before other programs, would wait for them on a busy computer, until servos seem to be missing.
+# Before numpy comes: its algebra library's threads keep ordinary priority, and servos and driver, which go
+# before other programs, would wait for them on a busy computer, until servos seem to be missing.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
