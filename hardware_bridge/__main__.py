@@ -15,7 +15,6 @@ import json
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,10 +87,12 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _twin(options: argparse.Namespace) -> int:
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    # Blocked in all threads and waited for in one: a handler runs only once this thread wakes, and the signal
+    # does not wake it where the system gives it to another thread.
+    ends = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     with contextlib.ExitStack() as stack:
+        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
         # Real servos and cameras do not wait for other programs; all threads inherit this.
         real_time(priority=PRIORITY - 1)
         if options.folder:
@@ -106,7 +107,7 @@ def _twin(options: argparse.Namespace) -> int:
             print(f"defect         {name}: {DEFECTS[name].what}")
         print(f"serial port    {robot.port}")
         print(f"configuration  {robot.config}", flush=True)
-        stop.wait()
+        signal.sigwait(ends)
     return 0
 
 
