@@ -44,6 +44,7 @@ import numpy as np
 
 import meld_envs
 from benchmarks.errors import BAD_REQUEST, OK, RequestError
+from benchmarks.evaluate import face
 from benchmarks.peers import drawing_step, markdown, speed_row, steps_per_second
 from benchmarks.peers.metaworld_pixels import DEFAULT_VENV, Metaworld, metaworld
 from meld_envs.config import usable_cores
@@ -219,7 +220,7 @@ def widowx_rows(rounds: int) -> list[dict[str, Any]]:
     for name, env in made.items():
         _, *counted = passed[name]  # the first one creates contexts, and fills caches
         wall, cpu = (statistics.median(times) for times in zip(*counted, strict=True))
-        period = 1.0 / env.metadata["render_fps"]
+        period = 1.0 / face(env).family.control_hz  # a film's rate is rounded
         rows.append(
             {
                 "subject": name,
