@@ -7,10 +7,11 @@ import pytest
 import yaml
 
 from benchmarks.errors import BAD_REQUEST, OK
-from benchmarks.figures.paths import REACHED, follow, main
+from benchmarks.figures.paths import follow, main
 from benchmarks.files import read_rows
 from benchmarks.jobs import run_job
 from benchmarks.plan import build_plan
+from meld_envs.families.point_nav import SUCCESS_DISTANCE
 
 POINT, CHEETAH = "meld/PointNav-v0", "meld/CheetahVel-v0"
 
@@ -51,7 +52,7 @@ def test_the_experts_paths_end_at_the_goals(runs):
     paths = follow(runs[POINT, "expert"])
     distance = np.linalg.norm(paths.places - paths.goals[:, None, None], axis=-1)
     assert (distance[:, :, -1] < 1e-6).all()
-    assert np.array_equal(distance[..., 1:] <= REACHED, paths.success[..., 1:])
+    assert np.array_equal(distance[..., 1:] <= SUCCESS_DISTANCE, paths.success[..., 1:])
 
 
 @pytest.mark.parametrize(

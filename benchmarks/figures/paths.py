@@ -37,11 +37,11 @@ from benchmarks.jobs import set_threads
 from benchmarks.provenance import usable_cores
 from benchmarks.seeds import seed_for
 from meld_agents.interface import Evidence, Policy
+from meld_envs.families.point_nav import SUCCESS_DISTANCE
 
 COLUMNS = ("env", "agent", "task", "goal_x", "goal_y", "episode", "step", "x", "y", "success")
 #: What a family of this figure hides, and what its state begins with.
 HIDDEN, PLACE = ("goal_x", "goal_y"), ("x", "y")
-REACHED = 0.2  # m: success in both families of this kind
 ACROSS = 5  # panels in a row
 
 
@@ -144,7 +144,7 @@ def draw_panel(panel: Any, paths: Paths, task: int, episodes: list[int]) -> None
     goal = paths.goals[task]
     angles = np.linspace(0.0, np.pi, 60)
     panel.plot(*(np.hypot(*goal) * np.stack((np.cos(angles), np.sin(angles)))), color="0.85", linewidth=1)
-    panel.add_patch(Circle(goal, REACHED, color="tab:green", alpha=0.35, linewidth=0))
+    panel.add_patch(Circle(goal, SUCCESS_DISTANCE, color="tab:green", alpha=0.35, linewidth=0))
     colours = colormaps["viridis"](np.linspace(0.8, 0.1, len(episodes)))
     for episode, colour in zip(episodes, colours):
         x, y = paths.places[task, episode - 1].T
