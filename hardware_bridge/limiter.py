@@ -177,10 +177,12 @@ class Limiter:
 
         Args:
             reference: of the step before.
-            wanted: ``(joints,)`` rad/s, finite.
+            wanted: ``(joints,)`` rad/s; if one is no number, all brake.
             measured: ``(joints,)`` rad, as last measured.
             dt: since the step before (s).
         """
+        if not np.isfinite(wanted).all():  # who asks has looked at it; bounds would let a NaN through
+            return self._brake(reference, measured, dt, (Change.NOT_VALID,))
         low, high = self._window(measured)
         if (low > high).any():  # measured far outside its limits: no goal satisfies both
             return self._nothing(reference, dt)

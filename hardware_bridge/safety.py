@@ -310,11 +310,14 @@ class Safety:
             speed: rad/s, of the joint that has farthest to go; by default that of resets.
 
         Raises:
-            ValueError: the target is no pose, or outside limits or workspace.
+            ValueError: the target is no pose, or outside limits or workspace; the speed is none.
             RuntimeError: the arm is off, an episode is on, or the arm is not well.
         """
         if self.mode not in (Mode.READY, Mode.MOVING):
             raise RuntimeError(f"the arm cannot go anywhere: it is {self.mode.value}")
+        speed = self.settings.move_speed if speed is None else speed
+        if not (math.isfinite(speed) and speed > 0.0):  # NaN would reach the goals, 0 have no end
+            raise ValueError(f"the speed of a move must be a number above 0 (rad/s), got {speed!r}")
         problem = self._problem(target)
         if problem:
             raise ValueError(f"the target of a move is not valid: {problem.replace('rad/s', 'rad')}")
@@ -329,7 +332,7 @@ class Safety:
             nearest = limits.workspace.nearest(goal)
             if nearest.clearance < self.settings.clearance:
                 raise ValueError(f"the target is outside the workspace: there {nearest}")
-        self._set_move(goal, self.settings.move_speed if speed is None else speed, now)
+        self._set_move(goal, speed, now)
         self.mode = Mode.MOVING
 
     def _set_move(self, target: np.ndarray, speed: float, now: float) -> None:

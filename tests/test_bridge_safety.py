@@ -422,6 +422,22 @@ def test_targets_outside_are_refused_at_once():
         safety.go_to((0.0, math.nan, 0.0, 0.0, 0.0), 0.0)
 
 
+@pytest.mark.parametrize("speed", [math.nan, math.inf, 0.0, -0.3])
+def test_a_move_needs_a_speed(speed):
+    safety, arm = started()
+    with pytest.raises(ValueError, match="speed of a move must be a number above 0"):
+        safety.go_to(START["widowx_mk2"], 0.0, speed)
+    assert safety.mode is Mode.READY
+    live(safety, arm, 0.0, 0.1)
+
+
+def test_what_is_no_velocity_brakes_in_the_limiter_too():
+    limiter, at = Limiter(limits_of()), np.array(START["widowx_mk2"])
+    step = limiter.step(Reference.at(at), np.array([math.nan, 0.2, 0, 0, 0]), at, 0.02)
+    assert Change.NOT_VALID in step.changes
+    np.testing.assert_array_equal(step.goal, at)
+
+
 def test_an_arm_that_stands_outside_is_not_started():
     safety = Safety(limits_of(), WIDOWX_MK2.rest)
     for pose, message in (((0, 1.4, 0, -1.4, 0), "the table"), ((0, 0, 1.65, 0, 0), "joint_3 .* beyond")):
