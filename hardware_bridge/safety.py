@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware_bridge.faults import Condition, Fault, FaultError, Faults, Response
+from hardware_bridge.faults import KINDS, Condition, Fault, FaultError, Faults, Response
 from hardware_bridge.limiter import Change, Limiter, Limits, Reference, Step
 from hardware_bridge.watchdogs import Deadline, Health, Motion, Plausibility, Reading
 
@@ -379,7 +379,13 @@ class Safety:
             self._cameras[camera].feed(captured)
 
     def report(self, kind: str, where: str, detail: str) -> None:
-        """A fault that somebody else found (the bus, a camera, the recorder, the rig), at the next tick."""
+        """A fault that somebody else found (the bus, a camera, the recorder, the rig), at the next tick.
+
+        Raises:
+            KeyError: a kind that is not in the table: the tick, which must not fail, would find out.
+        """
+        if kind not in KINDS:
+            raise KeyError(f"no fault {kind!r} in the table")
         self._conditions.append(Condition(kind, where, detail))
 
     # ------------------------------------------------ what goes out

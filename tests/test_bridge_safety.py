@@ -824,6 +824,13 @@ def test_every_fault_does_what_its_row_says(kind):
     }  # fmt: skip
     assert command.mode is expected[KINDS[kind].response]
     assert command.torque == (KINDS[kind].response is not Response.TORQUE_OFF)
+def test_an_unknown_fault_is_refused_when_it_is_reported_and_not_in_the_tick():
+    safety, arm = started()
+    with pytest.raises(KeyError, match="gremlins"):
+        safety.report("gremlins", "arm", "")
+    live(safety, arm, 0.0, 0.1)
+
+
     if KINDS[kind].severity is Severity.LATCHED:
         with pytest.raises((FaultError, RuntimeError)):
             safety.begin_episode(0.1)
