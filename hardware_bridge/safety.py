@@ -421,7 +421,7 @@ class Safety:
         yield from self._joints.check(now)
         yield from self._actions.check(now)
         for camera in self._cameras.values():
-            yield from camera.check(now)
+            yield from list(camera.forget_future(now)) or camera.check(now)
 
     def _decide(self, now: float) -> None:
         """The mode that the faults ask for."""

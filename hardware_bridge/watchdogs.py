@@ -71,6 +71,15 @@ class Deadline:
         """Since it came last (s); 0 if nothing is expected."""
         return 0.0 if self.state is DeadlineState.OFF else now - self.fed
 
+    def forget_future(self, now: float) -> Iterator[Condition]:
+        """What says to be of later than now has not come, and is said to; for times that others tell.
+
+        Left as it is, it would be fresh until then, and whatever came meanwhile would be older.
+        """
+        if self.age(now) < -1e-6:
+            ahead, self.fed = -1000 * self.age(now), -math.inf
+            yield Condition(self.kind, self.where, f"the last says to be of {ahead:.0f} ms after now")
+
     def check(self, now: float) -> Iterator[Condition]:
         """Expires, and says so for as long as nothing comes."""
         # A tolerance far below any tick: a sum of ticks is not exact.

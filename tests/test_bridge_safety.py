@@ -600,6 +600,17 @@ def test_deadline_is_a_state_machine():
     assert deadline.state is DeadlineState.EXPIRED
     deadline.feed(2.0)
     assert deadline.state is DeadlineState.WAITING
+@pytest.mark.parametrize("ahead", [0.5, 1e6, math.inf])
+def test_p5_an_image_of_the_future_is_not_fresh_until_then(ahead):
+    safety, arm = started(cameras=("front",))
+    safety.begin_episode(0.0)
+    safety.act(np.zeros(5), 0.0, 1)
+    safety.image("front", 0.01 + ahead)
+    live(safety, arm, 0.0, 0.1)
+    assert [(fault.kind, fault.where) for fault in safety.faults.active] == [("image stale", "front")]
+    assert "after now" in safety.faults.history[0].detail
+
+
     deadline.stop()
     assert not list(deadline.check(9.0))
 
