@@ -267,7 +267,7 @@ class Safety:
                 Condition("actions bursty", "policy", f"{1000 * (now - state.at):.0f} ms after another")
             )
         state.velocity, state.at, state.invalid = np.array(action, dtype=np.float64), now, 0
-        self._actions.feed(now)
+        self._actions.feed(min(issued, now))  # the deadline is the policy's: what its way took is part of it
         return Received(True)
 
     def _problem(self, action: Any) -> str:

@@ -468,6 +468,16 @@ def test_p1_a_stalled_policy_is_braked_in_time_and_held():
     assert safety.act(np.ones(5), 1.0, 3).accepted
 
 
+def test_p1_the_time_that_an_action_took_on_its_way_is_part_of_the_deadline():
+    safety, arm = started()
+    safety.begin_episode(0.0)
+    live(safety, arm, 0.0, 0.3)
+    assert safety.act([0.4, 0, 0, 0, 0.4], 0.3, 1, issued=0.0).accepted
+    commands = live(safety, arm, 0.3, 0.3)
+    first = next(command for command in commands if command.faults)
+    assert first.faults[0].kind == "policy stalled" and first.at <= 0.45
+
+
 def test_a_policy_in_time_is_not_stopped():
     safety, arm = started()
     safety.begin_episode(0.0)
@@ -590,16 +600,6 @@ def test_p5_images_that_stop_stop_the_arm_and_name_the_camera():
         safety.image("side", 0.0)
 
 
-def test_deadline_is_a_state_machine():
-    deadline = Deadline("policy stalled", "policy", 0.45)
-    assert not list(deadline.check(100.0)) and deadline.state is DeadlineState.OFF
-    deadline.feed(1.0)
-    deadline.feed(0.5)  # older: changes nothing
-    assert not list(deadline.check(1.45)) and deadline.state is DeadlineState.WAITING
-    assert [c.kind for c in deadline.check(1.46)] == ["policy stalled"]
-    assert deadline.state is DeadlineState.EXPIRED
-    deadline.feed(2.0)
-    assert deadline.state is DeadlineState.WAITING
 @pytest.mark.parametrize("ahead", [0.5, 1e6, math.inf])
 def test_p5_an_image_of_the_future_is_not_fresh_until_then(ahead):
     safety, arm = started(cameras=("front",))
@@ -611,6 +611,16 @@ def test_p5_an_image_of_the_future_is_not_fresh_until_then(ahead):
     assert "after now" in safety.faults.history[0].detail
 
 
+def test_deadline_is_a_state_machine():
+    deadline = Deadline("policy stalled", "policy", 0.45)
+    assert not list(deadline.check(100.0)) and deadline.state is DeadlineState.OFF
+    deadline.feed(1.0)
+    deadline.feed(0.5)  # older: changes nothing
+    assert not list(deadline.check(1.45)) and deadline.state is DeadlineState.WAITING
+    assert [c.kind for c in deadline.check(1.46)] == ["policy stalled"]
+    assert deadline.state is DeadlineState.EXPIRED
+    deadline.feed(2.0)
+    assert deadline.state is DeadlineState.WAITING
     deadline.stop()
     assert not list(deadline.check(9.0))
 
@@ -814,6 +824,13 @@ def test_an_unknown_fault_is_no_fault():
         Faults().update([Condition("gremlins", "arm", "")], 0.0)
 
 
+def test_an_unknown_fault_is_refused_when_it_is_reported_and_not_in_the_tick():
+    safety, arm = started()
+    with pytest.raises(KeyError, match="gremlins"):
+        safety.report("gremlins", "arm", "")
+    live(safety, arm, 0.0, 0.1)
+
+
 def test_torque_goes_off_for_three_faults_only():
     off = {name for name, kind in KINDS.items() if kind.response is Response.TORQUE_OFF}
     assert off == {"runaway", "duplicate id", "emergency stop"}
@@ -835,13 +852,6 @@ def test_every_fault_does_what_its_row_says(kind):
     }  # fmt: skip
     assert command.mode is expected[KINDS[kind].response]
     assert command.torque == (KINDS[kind].response is not Response.TORQUE_OFF)
-def test_an_unknown_fault_is_refused_when_it_is_reported_and_not_in_the_tick():
-    safety, arm = started()
-    with pytest.raises(KeyError, match="gremlins"):
-        safety.report("gremlins", "arm", "")
-    live(safety, arm, 0.0, 0.1)
-
-
     if KINDS[kind].severity is Severity.LATCHED:
         with pytest.raises((FaultError, RuntimeError)):
             safety.begin_episode(0.1)
