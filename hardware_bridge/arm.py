@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class ServoArm:
 
     Attributes:
         powered: names of the axes whose torque was switched on here.
+        found_on: names of those whose torque was on already when they were checked.
         conditions: what was found wrong since they were taken away by ``drain``.
     """
 
@@ -62,6 +63,7 @@ class ServoArm:
         self.link = link
         self.profile = profile
         self.powered: set[str] = set()
+        self.found_on: set[str] = set()
         self.conditions: list[Condition] = []
         self._clock = clock
         self._chains = _chains(profile.joints)
@@ -99,6 +101,8 @@ class ServoArm:
             return self._elsewhere(axis, servo)
         number = values["model_number"]
         if number == axis.model.number:
+            if values["torque_enable"] and axis.name not in self.powered:
+                self.found_on.add(axis.name)
             return _shut_down(axis, servo, values)
         try:
             other = model_by_number(number).name
@@ -325,15 +329,15 @@ class ServoArm:
             slow = axis.model.register(axis.model.speed_register).unit / axis.ratio
             self._seed(axis, self.position(axis), slow)
 
-    def release(self) -> None:
-        """Switches torque off everywhere, whoever fails.
+    def release(self, spare: Collection[str] = ()) -> None:
+        """Switches torque off everywhere, whoever fails, but for the axes that are to be spared.
 
         Raises:
             LinkError: the last failure; all others were tried nevertheless.
         """
         failure: LinkError | None = None
         for axis in self._axes:
-            if axis.name in self.powered:
+            if axis.name in self.powered and axis.name not in spare:
                 try:
                     self.link.write_registers(axis.servo, torque_enable=0)
                     self.powered.discard(axis.name)

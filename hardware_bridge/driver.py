@@ -161,7 +161,7 @@ class Driver:
         Raises:
             NotReadyError: servos or fences are not as they must be.
             ValueError, FaultError: the arm stands where it must not, or faults last.
-            LinkError: the bus failed meanwhile; torque is then off, where it could be reached.
+            LinkError: the bus failed meanwhile; torque is then as it was found, where it could be reached.
         """
         self._check()
         reading = self.arm.read()
@@ -171,12 +171,13 @@ class Driver:
         try:
             # Where it stands, and not where its limits would have it: torque comes without a jerk.
             self.arm.power(self._goals(reading.position, command.speed))
-        except LinkError:
-            self.arm.release()
+            # That took many packets: the loop's time begins now, or its first tick would count as late.
+            told, reading = reading.position, self.arm.read()
+            self.command, self.reading = self.safety.start(reading, self.beat.now(), told), reading
+        except (LinkError, ValueError, FaultError):
+            # An arm that a killed driver left raised is held by nothing else.
+            self.arm.release(spare=self.arm.found_on)
             raise
-        # Switching on took many packets: the loop's time begins now, or its first tick would count as late.
-        told, reading = reading.position, self.arm.read()
-        self.command, self.reading = self.safety.start(reading, self.beat.now(), told), reading
 
     def _check(self) -> None:
         """``ServoArm.check``, with what it finds in the book of faults."""

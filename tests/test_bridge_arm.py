@@ -13,11 +13,13 @@ from hardware_bridge.arm import NotReadyError, ServoArm
 from hardware_bridge.backend import Twin
 from hardware_bridge.cell import tip_height
 from hardware_bridge.config import TWIN, load
+from hardware_bridge.driver import Driver
+from hardware_bridge.errors import NoReply
 from hardware_bridge.faults import FaultError
 from hardware_bridge.link import Link
 from hardware_bridge.protocol import Decoder, Instruction, Packet
 from hardware_bridge.rig import RigError
-from hardware_bridge.safety import Mode
+from hardware_bridge.safety import Mode, Safety
 from hardware_bridge.servos import PROFILES, WIDOWX_MK2, WX200
 from hardware_bridge.twin.arm import WidowXWorld
 from hardware_bridge.twin.build import bench, emulate
@@ -253,6 +255,33 @@ def test_a_port_that_vanishes_is_a_fault_and_no_crash(twin):
     robot.driver.cycle()
     assert robot.safety.mode is Mode.HOLDING
     assert robot.safety.faults.counts["port gone"] == 1
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_a_start_that_fails_halfway_drops_nothing_that_was_held(raised, twin):
+    robot = twin()
+    if not raised:
+        robot.driver.go_to(robot.safety.rest)
+        robot.driver.shut_down()
+    before, robot.link.slack = robot.world.data.qpos.copy(), 0.05
+    # Another driver, after the first was killed; one servo does not acknowledge.
+    arm = ServoArm(robot.link, robot.arm.profile, clock=robot.driver.beat.now)
+    driver = Driver(arm, Safety(robot.configuration.limits(), robot.safety.rest), robot.driver.beat)
+    seed = arm._seed
+
+    def seeded(axis, *goal):
+        robot.line.servo(4).mute = axis.name == "joint_4"
+        seed(axis, *goal)
+
+    arm._seed = seeded
+    with pytest.raises(NoReply):
+        driver.start()
+    for _ in range(50):
+        driver.beat.wait()
+    torques = [bool(servo.table["torque_enable"]) for servo in robot.line.servos[:3]]
+    assert torques == [raised] * 3
+    if raised:
+        assert np.abs(robot.world.data.qpos - before).max() < 0.05
 
 
 def test_a_shut_down_servo_that_acknowledges_is_found(twin):
