@@ -29,6 +29,8 @@ MISSES = 3
 INSPECTION = 4
 #: Faults after which a servo is asked to go on; a hot one has to cool, one that restarted is started anew.
 REVIVED = ("overload", "servo limp")
+#: After a port came back: how often whoever is not there as before, fences included, is looked for (s).
+RECHECK = 2.0
 #: For which an arm is watched before its faults are seen to be over (s); after a servo got its torque back,
 #: until every axis was inspected once.
 CALM, RECOVERY = 0.2, 0.7
@@ -151,6 +153,8 @@ class Driver:
         self._cycles = 0
         self._names = [joint.name for joint in arm.profile.joints]
         self._reopening = None if reopen is None else Reopening(reopen)
+        self._unready: Sequence[Condition] = ()  # what was not as before when the port came back
+        self._recheck = -math.inf  # when it is looked at again (s)
         self._watches = tuple(watches)
         servos = {servo: axis.name for axis in arm.profile for servo in axis.ids}
         self._traffic = Traffic(safety.settings, servos)
@@ -224,9 +228,11 @@ class Driver:
             self._open_again()
         except LinkError as error:
             self._missed(error)
+        if self._unready and self.beat.now() >= self._recheck and self.arm.link.is_open:
+            self._check_again()
         link = self.arm.link
         traffic = self._traffic.check(link.counts, link.counts_by_id, self.beat.now())
-        for condition in [*self.arm.drain(), *traffic]:
+        for condition in [*self.arm.drain(), *traffic, *self._unready]:
             self.safety.report(*condition)
 
     def _open_again(self) -> None:
@@ -237,14 +243,21 @@ class Driver:
             return
         self.arm.link = link
         self._traffic.restart()
+        self._check_again()
+
+    def _check_again(self) -> None:
+        """Until all is as it was, what is not lasts, and cannot be acknowledged."""
         try:
             self.arm.check()
-            reopening.succeeded()
         except NotReadyError as error:
-            for condition in error.conditions:
-                self.safety.report(*condition)
-        except PortError as error:
+            self._unready, self._recheck = error.conditions, self.beat.now() + RECHECK
+        except LinkError as error:
+            self.arm.link.close()  # a port through which nobody can be checked has not come back
             self.safety.report("port gone", "bus", error.what)
+        else:
+            self._unready = ()
+            if self._reopening is not None:
+                self._reopening.succeeded()
 
     def _missed(self, error: LinkError) -> None:
         self._misses += 1
@@ -286,6 +299,7 @@ class Driver:
                     self.arm.revive(axis)
                 except LinkError as error:
                     self.safety.report("packet lost", axis.name, error.what)
+        self._recheck = -math.inf
         self.run(RECOVERY if gave_up else CALM)  # conditions that are over are seen to be over
         self.safety.recover()
 

@@ -11,6 +11,7 @@ import pytest
 import meld_envs  # noqa: F401 - registers the environments
 from hardware_bridge.arm import NotReadyError, ServoArm
 from hardware_bridge.backend import Twin
+from hardware_bridge.campaign.stand import Stand
 from hardware_bridge.cell import tip_height
 from hardware_bridge.config import TWIN, load
 from hardware_bridge.driver import Driver
@@ -282,6 +283,43 @@ def test_a_start_that_fails_halfway_drops_nothing_that_was_held(raised, twin):
     assert torques == [raised] * 3
     if raised:
         assert np.abs(robot.world.data.qpos - before).max() < 0.05
+
+
+def returned(stand, change):
+    """An episode in which the port vanishes and, after a change, comes back."""
+    stand.episode()
+    stand.line.unplug()
+    stand.idle(0.1)
+    change()
+    stand.line.replug()
+    stand.idle(0.4)
+
+
+def test_a_port_comes_back_only_when_everybody_could_be_checked(tmp_path):
+    with Stand(tmp_path) as stand:
+        # Some answers of servo 3 get through, then, amid its fences, none for all attempts of one question.
+        lost = WireFault(silence(), servo_id=3, skip=6, count=3)
+        returned(stand, lambda: stand.line.wire.add(lost))
+        assert lost.hits == 3
+        stand.idle(1.0)
+        assert [fault.kind for fault in stand.safety.faults.active if fault.present] == []
+        stand.safety.acknowledge("port gone", "bus")
+        stand.driver.recover()
+        assert stand.safety.mode is Mode.READY
+
+
+def test_fences_that_differ_when_the_port_comes_back_cannot_be_acknowledged(tmp_path):
+    with Stand(tmp_path) as stand:
+        table = stand.line.servo(2).table
+        returned(stand, lambda: table.__setitem__("max_torque", 1023))
+        stand.safety.acknowledge("port gone", "bus")
+        with pytest.raises(FaultError, match="still so"):
+            stand.safety.acknowledge("fence differs", "joint_2")
+        table["max_torque"] = 511
+        stand.idle(2.1)
+        stand.safety.acknowledge("fence differs", "joint_2")
+        stand.driver.recover()
+        assert stand.safety.mode is Mode.READY
 
 
 def test_a_shut_down_servo_that_acknowledges_is_found(twin):
