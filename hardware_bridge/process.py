@@ -423,7 +423,8 @@ class Host:
         try:
             self.cell.rig.move(rotation, translation)
         finally:
-            self._rig = self.cell.rig.measured()
+            with contextlib.suppress(LinkError):  # why it failed says more
+                self._rig = self.cell.rig.measured()
 
 
 #: What is done between two ticks, as it comes; everything else takes ticks of its own, one after another.

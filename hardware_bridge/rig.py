@@ -6,6 +6,7 @@ its numbers (margin, lead, holding speed) are angles.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 
 from hardware_bridge.arm import ServoArm
 from hardware_bridge.driver import Driver
+from hardware_bridge.errors import LinkError, PortError
 from hardware_bridge.limiter import Limiter, Limits, Reference
 from hardware_bridge.safety import Mode
 from hardware_bridge.safety_settings import SafetySettings
@@ -83,14 +85,13 @@ class Rig:
         Whatever fails on the way is in the book of faults as well, and holds the arm.
 
         Raises:
-            RigError: the arm is in the way or held, an axis does not get there in time or works against
-                something, its encoder jumps, or the target is no number.
+            RigError: the arm is in the way, moves or is held, an axis does not get there in time, does not
+                answer or works against something, its encoder jumps, or the target is no number.
         """
         wanted = np.array([rotation, translation])
         if not np.isfinite(wanted).all():
             raise RigError(f"rotation {rotation} and translation {translation} must be numbers")
-        if not self._clear():
-            raise RigError("the arm is in the rig's way: move it up and out first")
+        self._interlock()
         target = np.clip(wanted * self._ratios, self._limits.low, self._limits.high)
         left = np.abs(target - self._reference.position) / self._limits.speed
         tick, beat = SETTINGS.tick, self._driver.beat
@@ -99,15 +100,24 @@ class Rig:
         while beat.now() < until:
             self._step(target, tick)
             self._driver.cycle()
-            if self._driver.safety.mode in (Mode.HOLDING, Mode.OFF):
-                faults = ", ".join(str(fault) for fault in self._driver.safety.faults.active)
-                raise RigError(f"the rig stopped, for the arm is held: {faults}")
+            self._interlock()
             beat.wait()
             if not self._reference.velocity.any() and self._arrived(target):
                 return
         error = np.abs(self._position / self._ratios - target / self._ratios)
         axis = int((error / NEAR).argmax())
         self._fail(axis, f"lacks {error[axis]:.4f} of {wanted[axis]:.4f}: look whether it is blocked")
+
+    def _interlock(self) -> None:
+        """Before every goal: the arm holds, with torque, out of the way; another thread may have moved it."""
+        safety = self._driver.safety
+        if safety.mode in (Mode.HOLDING, Mode.OFF):
+            faults = ", ".join(str(fault) for fault in safety.faults.active) or safety.mode.value
+            raise RigError(f"the rig stopped, for the arm is held: {faults}")
+        if safety.mode is not Mode.READY:
+            raise RigError(f"the rig stopped, for the arm does not hold still: it is {safety.mode.value}")
+        if not self._clear():
+            raise RigError("the arm is in the rig's way: move it up and out first")
 
     def _fail(self, axis: int, what: str) -> NoReturn:
         name = self.axes[axis].name
@@ -123,7 +133,8 @@ class Rig:
         step = self._limiter.step(self._reference, wanted, measured, dt)
         self._reference = step.reference
         if step.goal is not None and step.speed is not None:
-            self._arm.send(self._goals(step.goal, step.speed))
+            with contextlib.suppress(PortError):  # the driver's cycle, which follows, names it and holds
+                self._arm.send(self._goals(step.goal, step.speed))
 
     def _look(self, dt: float) -> np.ndarray:
         """Angles of both shafts now (rad), which must be possible, and without much force.
@@ -131,7 +142,12 @@ class Rig:
         A toothed belt jumps only if the carriage resists more than it, and the motor has to overcome that:
         the encoder sits on the motor, so force is the only sign of it.
         """
-        states = [self._arm.state(axis) for axis in self.axes]
+        states = []
+        for index, axis in enumerate(self.axes):
+            try:
+                states.append(self._arm.state(axis))
+            except LinkError as error:
+                self._fail(index, f"does not answer: {error.what}")
         measured = np.array([state[0] for state in states]) * self._ratios
         loads = np.abs([state[1] for state in states])
         jumped = np.abs(measured - self._position) > np.array(SPEED) * 2.0 * dt + JUMP

@@ -369,6 +369,40 @@ def test_the_rig_moves_and_keeps_away_from_a_low_arm(twin):
         robot.rig.move(0.12, 0.008)
 
 
+def test_the_rig_stops_when_an_episode_begins_while_it_moves(tmp_path):
+    with Stand(tmp_path) as stand:
+        stand.start()
+        stand.rig.start()
+        started = stand.beat.now()
+        stand.later.append((started + 0.3, lambda: stand.safety.begin_episode(stand.beat.now())))
+        with pytest.raises(RigError, match="obeying the policy"):
+            stand.rig.move(0.12, 0.005)
+        assert stand.beat.now() - started < 0.35
+
+
+def test_the_rig_gets_no_goal_and_so_no_torque_after_an_emergency_stop(tmp_path):
+    with Stand(tmp_path) as stand:
+        stand.start()
+        stand.rig.start()
+        stand.safety.report("emergency stop", "arm", "pressed")
+        stand.idle(0.1)
+        assert not any(stand.torques().values())
+        with pytest.raises(RigError, match="emergency stop"):
+            stand.rig.move(0.1, 0.005)
+        assert not any(stand.torques().values()), "a goal switches a servo of Protocol 1 on"
+
+
+def test_a_rig_that_falls_silent_in_a_move_is_in_the_book(tmp_path):
+    with Stand(tmp_path) as stand:
+        stand.start()
+        stand.rig.start()
+        stand.line.servo(WIDOWX_MK2.rig[0].id).mute = True
+        with pytest.raises(RigError, match="rotation does not answer"):
+            stand.rig.move(0.1, 0.005)
+        assert stand.safety.mode is Mode.HOLDING
+        assert [fault.where for fault in stand.safety.faults.active if fault.kind == "rig failed"] == ["rotation"]
+
+
 def test_a_lifted_hand_rises_straight():
     angles = np.array([0.3, -0.5, 0.9, 1.1, 0.2])
     place, higher = (widowx.tip_place(a) for a in (angles, widowx.lifted(angles, 0.03)))
