@@ -49,6 +49,8 @@ from hardware_bridge.safety import Command, Received
 #: begins there is more time.
 SLACK, RETRIES = 0.005, 1
 START_SLACK, START_RETRIES = 0.02, 4
+#: Bytes of the longest message.
+LONGEST = 1 << 16
 #: How long a request may take at most (s): a reset over the whole workspace, faults included.
 PATIENCE = 180.0
 #: From the end of the policy's process until the driver's must have gone to rest (s).
@@ -313,7 +315,7 @@ class Host:
         """Reads all messages there are; short ones are done at once, long ones after this tick."""
         while not self.beat.leaving:
             try:
-                data = self._messages.recv(1 << 16)
+                data = self._messages.recv(LONGEST)
             except BlockingIOError:
                 return
             except OSError:
@@ -321,7 +323,12 @@ class Host:
             if not data:
                 self.stop("policy gone")
                 break
-            message = json.loads(data)
+            try:
+                message = json.loads(data)
+            except ValueError as error:  # cut off, for example: no reason to leave the arm to nobody
+                what = f"a message of {len(data)} bytes cannot be read: {error}"
+                self.cell.safety.report("action invalid", "policy", what)
+                continue
             if message["do"] in _AT_ONCE:
                 self._answer(message)
             else:
@@ -336,7 +343,9 @@ class Host:
         self._inside = self._inside or long
         try:
             reply["result"] = getattr(self, f"_do_{name}")(*arguments)
-        except (FaultError, RigError, LinkError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except _Leave:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever was asked, the loop goes on
             reply["error"] = _error(error)
         self._inside = self._inside and not long
         if number is not None:
@@ -695,9 +704,11 @@ class DriverProcess:
         number = next(self._actions)
         plain = action.tolist() if isinstance(action, (np.ndarray, np.generic)) else action
         try:
-            json.dumps(plain)
-        except (TypeError, ValueError):
-            plain = repr(plain)
+            fits = len(json.dumps(plain)) <= LONGEST // 2
+        except (TypeError, ValueError, RecursionError):
+            fits = False
+        if not fits:
+            plain = f"a {type(action).__name__} that is no action"
         self._tell("act", plain, number, time.monotonic() if issued is None else issued)
         return number
 

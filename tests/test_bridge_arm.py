@@ -400,7 +400,8 @@ def test_a_rig_that_falls_silent_in_a_move_is_in_the_book(tmp_path):
         with pytest.raises(RigError, match="rotation does not answer"):
             stand.rig.move(0.1, 0.005)
         assert stand.safety.mode is Mode.HOLDING
-        assert [fault.where for fault in stand.safety.faults.active if fault.kind == "rig failed"] == ["rotation"]
+        failed = [fault.where for fault in stand.safety.faults.active if fault.kind == "rig failed"]
+        assert failed == ["rotation"]
 
 
 def test_a_lifted_hand_rises_straight():
