@@ -146,6 +146,8 @@ def _check_servo(
     try:
         first = min(axis.model.registers.values(), key=lambda register: register.address).name
         values, reply = link.read_registers(servo, first, axis.model.state_registers[1])
+        for register in sorted(wanted.keys() - values.keys()):
+            values |= link.read_registers(servo, register)[0]
     except BadReply:
         yield _duplicate(axis, servo_id)
         return

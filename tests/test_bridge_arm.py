@@ -167,6 +167,34 @@ def test_an_arm_that_is_not_as_it_should_be_is_named_and_not_touched(change, kin
     assert all(servo.table["torque_enable"] == 0 for servo in line.servos)
 
 
+@pytest.mark.parametrize(
+    ("profile", "name", "register", "value"),
+    [
+        (WIDOWX_MK2, "joint_1", "goal_acceleration", 5),
+        (WIDOWX_MK2, "joint_2", "torque_control_enable", 1),
+        (WIDOWX_MK2, "joint_4", "p_gain", 254),
+        (WIDOWX_MK2, "joint_5", "cw_compliance_slope", 2),
+        (WX200, "elbow", "drive_mode", 5),  # the profile's direction, but speeds would be times
+        (WX200, "waist", "drive_mode", 1),
+        (WX200, "waist", "homing_offset", 512),
+        (WX200, "waist", "profile_acceleration", 1),
+    ],
+)  # fmt: skip
+def test_what_changes_the_way_a_servo_stops_is_a_fence(profile, name, register, value, bus):
+    def change(line):
+        line.servo(profile.axis(name).id).table[register] = value
+
+    _, arm = bus(profile, change=change)
+    with pytest.raises(NotReadyError, match=rf"{register} is {value}, should be"):
+        arm.check()
+
+
+def test_a_shadow_must_obey_its_leader(bus):
+    _, arm = bus(WX200, change=lambda line: line.servo(3).table.__setitem__("secondary_id", 255))
+    with pytest.raises(NotReadyError, match="servo 3: secondary_id is 255, should be 2"):
+        arm.check()
+
+
 def test_one_dead_servo_does_not_hide_the_others(bus):
     line, arm = bus(retries=0)
     line.wire.add(WireFault(silence(), servo_id=2, instruction=int(Instruction.BULK_READ)))
