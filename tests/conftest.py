@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,54 @@ def run_python() -> RunPython:
         )
 
     return run
+
+
+@dataclass
+class Twin:
+    """The emulated robot in a process of its own; ``said``: the lines up to the one that tells ``config``."""
+
+    process: subprocess.Popen[str]
+    said: list[str]
+    config: Path
+
+
+@pytest.fixture
+def start_twin() -> Iterator[Callable[..., Twin]]:
+    """Runs the command ``twin`` with arguments, as users do: its servos then wait for nobody here.
+
+    After the test it is interrupted, and must end by itself.
+    """
+
+    def start(*arguments: object) -> Twin:
+        command = [sys.executable, "-m", "hardware_bridge", "twin", *map(str, arguments)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        ends.callback(_interrupt, process)
+        assert process.stdout is not None
+        said: list[str] = []
+        for line in process.stdout:
+            said.append(line)
+            if line.startswith("configuration"):
+                return Twin(process, said, Path(line.split()[1]))
+        raise RuntimeError("the twin did not start; see what it said above")
+
+    with contextlib.ExitStack() as ends:
+        yield start
+
+
+def _interrupt(process: subprocess.Popen[str]) -> None:
+    with process:
+        process.send_signal(signal.SIGCONT)  # a test may have stopped it
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def twin(start_twin: Callable[..., Twin], tmp_path: Path) -> Twin:
+    """One with its devices in the folder ``twin``."""
+    return start_twin("--folder", tmp_path / "twin")
 
 
 @pytest.fixture

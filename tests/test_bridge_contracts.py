@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -176,18 +172,6 @@ def test_observations_are_flat_and_have_the_keys_that_were_promised(file):
 # LeRobot, against the emulated robot -----------------------------------------------------------------
 
 
-@pytest.fixture
-def twin(tmp_path, root):
-    """The file of an emulated robot in a process of its own."""
-    command = [sys.executable, "-m", "hardware_bridge", "twin", "--folder", str(tmp_path / "twin")]
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
-    with process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(2)]
-        yield Path(lines[1].split()[1])
-        process.send_signal(signal.SIGTERM)
-
-
 #: What a computer with too much else to do looks like; recoverable, as nothing is wrong with the robot.
 BUSY = {"loop late", "readings stale", "image stale", "policy stalled", "actions bursty", "packet lost"}
 
@@ -206,7 +190,7 @@ def send(robot, action):
 
 
 def test_the_contract_is_kept_in_real_time(twin):
-    robot = WidowXRobot(WidowXRobotConfig(twin))
+    robot = WidowXRobot(WidowXRobotConfig(twin.config))
     robot.connect(calibrate=False)
     try:
         assert robot.is_connected
@@ -236,7 +220,7 @@ def test_the_contract_is_kept_in_real_time(twin):
     finally:
         robot.disconnect()
     assert not robot.is_connected
-    configuration = load(twin)
+    configuration = load(twin.config)
     with Link(configuration.port.device, slack=0.05) as link:
         for joint in configuration.arm_profile().joints:
             assert not link.read_registers(joint.servo, "torque_enable")[0]["torque_enable"]

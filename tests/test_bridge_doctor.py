@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -124,16 +121,9 @@ def test_replay_shows_steps_and_names_damage(tmp_path, capsys):
     assert "its end was torn off" in capsys.readouterr().err
 
 
-def test_the_twin_command_stays_until_it_is_interrupted(root):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hardware_bridge", "twin", "--defect", "overheated"],
-        cwd=root, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    with process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(3)]
-        assert "76 °C" in lines[0]
-        port = re.fullmatch(r"serial port +(\S+)\n", lines[1])[1]
-        assert port.endswith("/servos") and lines[2].startswith("configuration")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+def test_the_twin_command_stays_until_it_is_interrupted(start_twin):
+    twin = start_twin("--defect", "overheated")
+    defect, port, configuration = twin.said
+    assert "76 °C" in defect and configuration.startswith("configuration")
+    assert re.fullmatch(r"serial port +(\S+)\n", port)[1] == str(twin.config.parent / "servos")
+    assert twin.process.poll() is None

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,20 +27,6 @@ RNG = np.random.default_rng(0)
 def robot(tmp_path):
     with EmulatedRobot(tmp_path, TWIN) as emulated:
         yield emulated
-
-
-@pytest.fixture
-def twin(tmp_path, root):
-    """The emulated robot in a process of its own, as users have it: its servos then wait for nobody here."""
-    command = [sys.executable, "-m", "hardware_bridge", "twin", "--folder", str(tmp_path / "twin")]
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
-    with process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(2)]
-        process.config = Path(lines[1].split()[1])
-        yield process
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
 
 
 def powered(config):
@@ -142,7 +125,7 @@ def test_a_fault_ends_the_episode_and_is_on_record(twin, tmp_path, capsys):
 
     def damage():
         if until(begun):
-            twin.send_signal(signal.SIGSTOP)  # all servos are silent, all cameras stand still
+            twin.process.send_signal(signal.SIGSTOP)  # all servos are silent, all cameras stand still
 
     thread = threading.Thread(target=damage, daemon=True)
     thread.start()

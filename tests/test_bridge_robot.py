@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import gymnasium as gym
@@ -26,21 +24,9 @@ pytestmark = pytest.mark.real_time
 ETHERNET = "meld/WidowXEthernet-v0"
 
 
-@pytest.fixture
-def twin(tmp_path, root):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hardware_bridge", "twin", "--folder", str(tmp_path)],
-        cwd=root, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    with process:
-        assert process.stdout is not None and process.stdout.readline().startswith("serial port")
-        yield tmp_path / "twin.yaml"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-
-
 def test_an_episode_in_real_time_inserts_keeps_its_rate_and_is_on_the_disk(twin):
-    sim, robot = gym.make(ETHERNET), gym.make(ETHERNET, backend="robot", config=str(twin), episode_steps=30)
+    sim = gym.make(ETHERNET)
+    robot = gym.make(ETHERNET, backend="robot", config=str(twin.config), episode_steps=30)
     assert robot.observation_space == sim.observation_space and robot.action_space == sim.action_space
     drawn, _ = sim.reset(seed=0)
     seen, info = robot.reset(seed=0)
@@ -75,7 +61,7 @@ def test_an_episode_in_real_time_inserts_keeps_its_rate_and_is_on_the_disk(twin)
 
 
 def test_devices_that_fail_are_named_and_a_driver_that_died_is_told(twin):
-    env = gym.make(ETHERNET, backend="robot", config=str(twin), obs_type="state")
+    env = gym.make(ETHERNET, backend="robot", config=str(twin.config), obs_type="state")
     env.reset(seed=1)
     backend = env.unwrapped._batch._backend
     assert env.step(np.zeros(5))[-1]["fault"] == ""

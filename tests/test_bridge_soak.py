@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -39,32 +38,23 @@ def test_a_short_operation_is_sound_and_reported(tmp_path, capsys):
     assert capsys.readouterr().out.endswith("\nsound\n" if sound else "\nNOT SOUND\n")
 
 
-def test_a_fault_is_named_and_fails_it(tmp_path, root):
-    """The camera's server is stopped for a while, from outside: the arm is held, then goes on."""
-    folder = tmp_path / "twin"
-    twin = subprocess.Popen(
-        [sys.executable, "-m", "hardware_bridge", "twin", "--folder", str(folder)],
+def test_a_fault_is_named_and_fails_it(twin, tmp_path, root):
+    """The robot's process is stopped for a while, from outside: the arm is held, then goes on."""
+    soak = subprocess.Popen(
+        [sys.executable, "-m", "hardware_bridge", "soak", "--config", str(twin.config),
+         "--out", str(tmp_path)],
         cwd=root, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    with twin:
-        assert twin.stdout is not None and twin.stdout.readline().startswith("serial port")
-        soak = subprocess.Popen(
-            [sys.executable, "-m", "hardware_bridge", "soak", "--config", str(folder / "twin.yaml"),
-             "--out", str(tmp_path)],
-            cwd=root, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        recordings, end = folder / "recordings", time.monotonic() + 60.0
-        while sum(path.stat().st_size for path in recordings.glob("*.rec")) < 50_000:
-            assert time.monotonic() < end, "no step was recorded"
-            time.sleep(0.1)
-        os.kill(twin.pid, signal.SIGSTOP)
-        time.sleep(1.0)
-        os.kill(twin.pid, signal.SIGCONT)
-        time.sleep(1.0)
-        soak.send_signal(signal.SIGINT)
-        assert soak.communicate(timeout=90)[0].endswith("NOT SOUND\n") and soak.returncode == 1
-        twin.send_signal(signal.SIGINT)
-        assert twin.wait(30) == 0
+    recordings, end = twin.config.parent / "recordings", time.monotonic() + 60.0
+    while sum(path.stat().st_size for path in recordings.glob("*.rec")) < 50_000:
+        assert time.monotonic() < end, "no step was recorded"
+        time.sleep(0.1)
+    twin.process.send_signal(signal.SIGSTOP)
+    time.sleep(1.0)
+    twin.process.send_signal(signal.SIGCONT)
+    time.sleep(1.0)
+    soak.send_signal(signal.SIGINT)
+    assert soak.communicate(timeout=90)[0].endswith("NOT SOUND\n") and soak.returncode == 1
     named = report(tmp_path)["faults that held the arm"]
     assert "servo missing" in named or "readings stale" in named, named
 

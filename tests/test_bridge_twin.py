@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -120,18 +117,10 @@ def test_the_contact_follows_the_plug(tmp_path):
 
 
 @pytest.mark.parametrize("config", [TWIN, EXAMPLE], ids=lambda path: path.stem)
-def test_the_twin_command_is_healthy_by_the_doctors_word(config, tmp_path, root, capsys):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hardware_bridge", "twin", "--config", str(config), "--folder", str(tmp_path)],
-        cwd=root, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("serial port")
-        code = main(["doctor", "--config", str(tmp_path / "twin.yaml")])
-        text = capsys.readouterr().out
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+def test_the_twin_command_is_healthy_by_the_doctors_word(config, tmp_path, start_twin, capsys):
+    twin = start_twin("--config", config, "--folder", tmp_path)
+    code = main(["doctor", "--config", str(twin.config)])
+    text = capsys.readouterr().out
     assert code == 0 and text.endswith("every device is healthy\n"), text
 
 
