@@ -93,12 +93,12 @@ def _twin(options: argparse.Namespace) -> int:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     with contextlib.ExitStack() as stack:
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
-        # Real servos and cameras do not wait for other programs; all threads inherit this.
-        real_time(priority=PRIORITY - 1)
         if options.folder:
             Path(options.folder).mkdir(parents=True, exist_ok=True)
         folder = options.folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="widowx-twin-"))
         try:
+            # Real servos and cameras do not wait for other programs; all threads inherit this.
+            real_time(load(options.config).scheduling, priority=PRIORITY - 1)
             robot = stack.enter_context(EmulatedRobot(folder, options.config, options.defect))
         except (ConfigError, ValueError, OSError) as error:
             print(error, file=sys.stderr)

@@ -31,6 +31,8 @@ T = TypeVar("T")
 Triple = tuple[float, float, float]
 EXAMPLE = Path(__file__).with_name("configs") / "widowx_mk2.yaml"
 TWIN = EXAMPLE.with_name("widowx_twin.yaml")
+#: How a process comes before other programs.
+Scheduling = Literal["niceness", "fifo"]
 
 
 class ConfigError(ValueError):
@@ -162,6 +164,7 @@ class Recording:
 class Configuration:
     """A robot. Build it with ``load``.
 
+    ``scheduling``: how the driver's process comes before other programs, see ``process.real_time``.
     ``calibrated``: the parts that ``calibrate`` has measured, and written here.
 
     Raises:
@@ -176,6 +179,7 @@ class Configuration:
     rig: Rig
     insertion: Insertion
     recording: Recording
+    scheduling: Scheduling = "niceness"
     safety: SafetySettings = field(default_factory=SafetySettings)
     calibrated: tuple[Literal["joints", "height", "rig", "cameras", "sensor"], ...] = ()
 

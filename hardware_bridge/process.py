@@ -36,7 +36,7 @@ import numpy as np
 
 from hardware_bridge.arm import NotReadyError
 from hardware_bridge.cell import Cell
-from hardware_bridge.config import load
+from hardware_bridge.config import Scheduling, load
 from hardware_bridge.driver import RealTime
 from hardware_bridge.errors import LinkError
 from hardware_bridge.faults import Condition, Fault, FaultError, Response, Severity
@@ -233,7 +233,7 @@ class Host:
         messages.setblocking(False)
         configuration = load(config)
         self.beat = _Beat(configuration.safety.tick, messages, self._serve)
-        self._port = configuration.port
+        self._port, self._scheduling = configuration.port, configuration.scheduling
         link = self._open(START_SLACK, START_RETRIES)
         self.cell = Cell(configuration, link, self.beat, cameras=cameras, after=self._tell, reopen=self._open)
         self._inside = False  # a long command
@@ -273,7 +273,7 @@ class Host:
         gc.collect()
         gc.freeze()  # what there is now stays: the collector need not look through it in a tick
         self.beat.start()
-        self._send({"ready": {"pid": os.getpid(), "scheduling": real_time()}})
+        self._send({"ready": {"pid": os.getpid(), "scheduling": real_time(self._scheduling)}})
         try:
             while not self._stop:
                 self.cell.driver.cycle()
@@ -442,14 +442,18 @@ _AT_ONCE = {
 }  # fmt: skip
 
 
-def real_time(thread: int = 0, priority: int = PRIORITY) -> str:
+def real_time(scheduling: Scheduling, thread: int = 0, priority: int = PRIORITY) -> str:
     """Puts a thread, or the calling one, before other programs; what it got: ``first``, or ``normal``.
 
-    By niceness: on a busy computer with Linux 6.18, threads under SCHED_FIFO were seen to stand still for 60
-    to 210 ms while ordinary programs went on. Who knows his kernel better sets BRIDGE_FIFO=1.
+    Args:
+        scheduling: ``niceness``; or ``fifo``, real-time scheduling, for those who know their kernel: on a
+            busy computer with Linux 6.18, threads under SCHED_FIFO were seen to stand still for 60 to 210 ms
+            while ordinary programs went on.
+        thread: its id; 0 is the calling one.
+        priority: among real-time threads.
     """
     try:
-        if os.environ.get("BRIDGE_FIFO"):
+        if scheduling == "fifo":
             os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(priority))
         else:
             os.setpriority(os.PRIO_PROCESS, thread, -20)

@@ -116,6 +116,7 @@ WRONG = [
     ("  home: [0.0,", "  home: [0.2,", "rig.home: 0.2 is not in rotation's"),
     ("high: 0.1396", "high: 0.2", "rig.rotation: limits -0.1396..0.2 must lie in rotation's"),
     ("rotation, id: 7", "rotation, id: 3", "ids [3] are used twice"),
+    ("scheduling: niceness", "scheduling: fife", "scheduling: expected one of niceness, fifo, got 'fife'"),
     ("  folder: recordings", "  folder:", "recording.folder: expected a text, got nothing"),
     ("  lead: 0.095 ", "  lead: 0.9 ", "safety.lead: must be at most 0.2 rad"),
     ("  lead: 0.095 ", "  laed: 0.1 ", "safety.laed: unknown key; did you mean 'lead'?"),

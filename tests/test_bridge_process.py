@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hardware_bridge.arm import NotReadyError
-from hardware_bridge.config import TWIN
+from hardware_bridge.config import TWIN, write_back
 from hardware_bridge.faults import FaultError
 from hardware_bridge.process import AT_REST, HELD, DriverGone, DriverProcess
 from hardware_bridge.twin.robot import EmulatedRobot
@@ -129,6 +129,26 @@ def test_a_policy_that_is_killed_leaves_an_arm_that_goes_to_rest(robot, root):
         policy.kill()
     assert until(lambda: not any(torque(robot)), 40.0)
     assert angles(robot) == pytest.approx(robot.configuration.arm.rest, abs=0.1)
+
+
+PRIORITIES = """
+import os, sys
+from hardware_bridge.process import real_time
+print(real_time(sys.argv[1]), os.sched_getscheduler(0) == os.SCHED_FIFO, os.getpriority(os.PRIO_PROCESS, 0))
+"""
+
+
+@pytest.mark.parametrize(("scheduling", "fifo"), [("niceness", False), ("fifo", True)])
+def test_it_comes_first_in_the_way_that_the_file_says(scheduling, fifo, robot, run_python):
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    got, is_fifo, nice = run_python("-c", PRIORITIES, scheduling).stdout.split()
+    first = got == "first"  # where the right is missing nothing changes
+    assert (is_fifo == "True", int(nice)) == (first and fifo, -20 if first and not fifo else before)
+    write_back(robot.config, {"scheduling": scheduling})
+    with DriverProcess(robot.config) as door:
+        assert door.scheduling == got
+        assert (os.sched_getscheduler(door.pid) == os.SCHED_FIFO) is (first and fifo)
+        assert os.getpriority(os.PRIO_PROCESS, door.pid) == int(nice)
 
 
 def test_a_driver_that_cannot_start_says_why(robot, door):

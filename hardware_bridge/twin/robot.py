@@ -229,7 +229,7 @@ class EmulatedRobot:
             self.insert(0 if "stuck-sensor" in self.defects else None)
             opening.enter_context(self.line)
             # Real servos wait for no program, their driver included.
-            real_time(self.line.thread_id, PRIORITY + 1)
+            real_time(self.configuration.scheduling, self.line.thread_id, PRIORITY + 1)
             for camera in self.configuration.cameras:
                 if camera.name == "wrist" and "missing-camera" in self.defects:
                     continue
