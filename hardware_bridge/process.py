@@ -391,8 +391,8 @@ class Host:
     def _do_image(self, camera: str, captured: float) -> None:
         self.cell.safety.image(camera, captured)
 
-    def _do_report(self, kind: str, where: str, detail: str) -> None:
-        self.cell.safety.report(kind, where, detail)
+    def _do_report(self, kind: str, where: str, detail: str, until: float) -> None:
+        self.cell.safety.report(kind, where, detail, until)
 
     def _do_end_episode(self) -> None:
         self.cell.safety.end_episode()
@@ -720,9 +720,9 @@ class DriverProcess:
         """A camera captured an image (monotonic, s)."""
         self._tell("image", camera, captured)
 
-    def report(self, kind: str, where: str, detail: str) -> None:
-        """A fault that was found here (a camera, the recorder, the sensor)."""
-        self._tell("report", kind, where, detail)
+    def report(self, kind: str, where: str, detail: str, until: float = 0.0) -> None:
+        """A fault that was found here (a camera, the recorder, the sensor); as ``Safety.report``."""
+        self._tell("report", kind, where, detail, until)
 
     def reset(self, goal: Sequence[float] | np.ndarray, rotation: float, translation: float) -> None:
         """Out and up, to the servos' goals (rad), the rig to its pose (rad, m); an episode begins.

@@ -130,7 +130,7 @@ class Safety:
         self._move: _Move | None = None
         self._shutting_down = False
         self._ticked = math.nan
-        self._conditions: list[Condition] = []  # reported since the last tick
+        self._conditions: list[tuple[Condition, float]] = []  # reported since the last tick, or until then
         self._health_now: list[Condition] = []
 
     @property
@@ -356,7 +356,7 @@ class Safety:
         falling = {fault.where for fault in self.faults.active if fault.kind in GAVE_UP}
         problem = self._plausibility.accept(reading, now, falling)
         if problem is not None:
-            self._conditions.append(problem)
+            self.report(*problem)
             return False
         self._joints.feed(reading.at)
         if self.mode is Mode.OFF:
@@ -378,25 +378,28 @@ class Safety:
         if self.mode is Mode.POLICY:
             self._cameras[camera].feed(captured)
 
-    def report(self, kind: str, where: str, detail: str) -> None:
-        """A fault that somebody else found (the bus, a camera, the recorder, the rig), at the next tick.
+    def report(self, kind: str, where: str, detail: str, until: float = 0.0) -> None:
+        """A fault that somebody else found (the bus, a camera, the recorder, the rig).
+
+        It is so at the next tick, and at those up to ``until`` (monotonic, s): who looks less often than this
+        ticks would leave gaps in which an episode could begin.
 
         Raises:
             KeyError: a kind that is not in the table: the tick, which must not fail, would find out.
         """
         if kind not in KINDS:
             raise KeyError(f"no fault {kind!r} in the table")
-        self._conditions.append(Condition(kind, where, detail))
+        self._conditions.append((Condition(kind, where, detail), until))
 
     # ------------------------------------------------ what goes out
 
     def tick(self, now: float) -> Command:
         """What may be sent now. To be called every ``settings.tick`` s."""
         if self.mode is Mode.OFF:
-            self.faults.update(self._drain(), now)
+            self.faults.update(self._drain(now), now)
             return self._command(now, None)
         dt = now - self._ticked
-        self.faults.update([*self._drain(), *self._time(dt), *self._late_things(now)], now)
+        self.faults.update([*self._drain(now), *self._time(dt), *self._late_things(now)], now)
         if dt > 0:
             self._ticked = now
         self._decide(now)
@@ -406,9 +409,11 @@ class Safety:
             return self._command(now, self._after_gap())
         return self._command(now, self._advance(now, max(dt, 0.0)))
 
-    def _drain(self) -> list[Condition]:
-        found = [*self._conditions, *self._policy_state.events, *self._health_now]
-        self._conditions, self._policy_state.events = [], []
+    def _drain(self, now: float) -> list[Condition]:
+        reported = [condition for condition, _ in self._conditions]
+        found = [*reported, *self._policy_state.events, *self._health_now]
+        self._conditions = [(condition, until) for condition, until in self._conditions if until > now]
+        self._policy_state.events = []
         return found
 
     def _time(self, dt: float) -> Iterator[Condition]:
@@ -460,7 +465,7 @@ class Safety:
         else:
             step = self._limiter.brake(self._reference, last.position, dt)
         if step.goal is None:
-            self._conditions.append(Condition("no safe goal", "arm", "something pushed it from its goal"))
+            self.report("no safe goal", "arm", "something pushed it from its goal")
         self._reference = step.reference
         return step
 
@@ -484,7 +489,7 @@ class Safety:
             joint = int(left.argmax())
             why = ", ".join(change.value for change in step.changes) or "no limit was met"
             detail = f"{self.limits.names[joint]} lacks {left[joint]:.3f} rad ({why})"
-            self._conditions.append(Condition("move timed out", "arm", detail))
+            self.report("move timed out", "arm", detail)
 
     def _after_gap(self) -> Step:
         """After a pause longer than the horizon the servos stand at their last goal: go on from there."""

@@ -611,6 +611,22 @@ def test_p5_an_image_of_the_future_is_not_fresh_until_then(ahead):
     assert "after now" in safety.faults.history[0].detail
 
 
+def test_what_is_reported_until_a_time_leaves_no_gap_in_which_an_episode_could_begin():
+    safety, arm = started()
+    live(safety, arm, 0.0, 0.1)
+    safety.report("camera dark", "front", "as a test", until=0.25)
+    for at in (0.1, 0.16, 0.22):
+        live(safety, arm, at, 0.02)
+        assert safety.mode is Mode.HOLDING
+        with pytest.raises(FaultError, match="camera dark"):
+            safety.begin_episode(at)
+    live(safety, arm, 0.26, 0.04)
+    safety.begin_episode(0.3)
+    safety.report("camera dark", "front", "as a test")
+    live(safety, arm, 0.3, 0.06)
+    safety.begin_episode(0.36)
+
+
 def test_deadline_is_a_state_machine():
     deadline = Deadline("policy stalled", "policy", 0.45)
     assert not list(deadline.check(100.0)) and deadline.state is DeadlineState.OFF
