@@ -30,6 +30,8 @@ from hardware_bridge import config
 SIZE = 64
 #: A signature is a picture of so many rows and columns.
 SIGNATURE = 8
+#: References are taken, and compared with, where every joint is this near to its rest pose (rad).
+AT_REST = 0.25
 INSTALL = 'pip install "meld-suite[cameras]"'
 
 
@@ -638,8 +640,12 @@ class Cameras:
         found = [error for error in (camera.check() for camera in self.cameras.values()) if error]
         if any(not isinstance(error, CameraSlow) for error in found):
             return found
-        swapped = exchanged(self.signatures(), self.references())
+        swapped = self.swapped()
         return found + ([swapped] if swapped else [])
+
+    def swapped(self) -> CamerasSwapped | None:
+        """Whether they are exchanged; says something with the arm at rest alone, as references were taken."""
+        return exchanged(self.signatures(), self.references())
 
     def signatures(self) -> dict[str, np.ndarray]:
         """What each camera sees now, coarsely, by name; cameras without a picture are left out."""

@@ -111,8 +111,8 @@ class Camera:
     """A camera.
 
     ``device``: path or number; ``crop``: left, top, width, height; ``exposure``: None is automatic.
-    ``reference``: what it sees with the arm at ``rest``, where doctor looks: brightness of 8×8 fields, by
-    which exchanged cameras are found.
+    ``reference``: what it sees with the arm at ``rest``: brightness of 8×8 fields, by which exchanged cameras
+    are found, while the arm is there.
     """
 
     name: Literal["front", "wrist"]

@@ -289,7 +289,7 @@ def test_the_wrists_camera_is_the_one_whose_picture_turns(robot):
     steady = PictureServer(robot.folder / "wrist", lambda: chart("wrist", 128, 128), 30.0)
     with turning, steady:
         films = devices._films(configuration.cameras, 1.0)
-    swapped, why = devices._swapped(configuration, films)
+    swapped, why = devices._swapped(configuration, films, True)
     assert swapped and "exchanged: the front camera's picture turned" in why
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from hardware_bridge.calibration.hand import CalibrationError, Measured, Patience, Tell, hand
 from hardware_bridge.cameras import (
+    AT_REST,
     CameraSlow,
     FrameSource,
     Inspector,
@@ -30,8 +31,6 @@ from hardware_bridge.servos import PROFILES
 SWEPT = 0.8
 #: By how much more the wrist's picture must have changed than the other's, when the wrist is turned.
 WRIST_MARGIN = 0.2
-#: Reference pictures are taken with every joint this near to its rest pose (rad).
-AT_REST = 0.25
 
 # Rig -----------------------------------------------------------------------------------------------
 
@@ -99,7 +98,7 @@ def cameras(robot: Configuration, patience: Patience, tell: Tell) -> Measured:
     away = _from_rest(robot, patience)
     tell("turn the wrist by hand, slowly: the camera whose picture turns with it is the wrist's")
     films = _films(robot.cameras, patience.look)
-    swapped, why = _swapped(robot, films)
+    swapped, why = _swapped(robot, films, not away)
     changes: dict[str, Any] = {}
     lines = [why, away] if away else [why]
     for index, camera in enumerate(robot.cameras):
@@ -152,8 +151,8 @@ def _films(settings: Sequence[Camera], seconds: float) -> dict[str, Film]:
     return films
 
 
-def _swapped(robot: Configuration, films: Mapping[str, Film]) -> tuple[bool, str]:
-    """Whether the devices are exchanged, and how that is known."""
+def _swapped(robot: Configuration, films: Mapping[str, Film], at_rest: bool) -> tuple[bool, str]:
+    """Whether the devices are exchanged, and how that is known: by references with the arm at rest alone."""
     more = films["wrist"].change - films["front"].change
     if abs(more) > WRIST_MARGIN:
         how = (
@@ -165,7 +164,7 @@ def _swapped(robot: Configuration, films: Mapping[str, Film]) -> tuple[bool, str
     known: dict[str, np.ndarray] = {}
     now: dict[str, np.ndarray] = {}
     for camera in robot.cameras:
-        if camera.reference is None:
+        if camera.reference is None or not at_rest:
             return False, "which is which: not known, for nothing turned; as configured"
         known[camera.name] = np.array(camera.reference)
         now[camera.name] = np.array(_seen(camera, camera, films[camera.name].first)["reference"])

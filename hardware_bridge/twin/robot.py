@@ -198,11 +198,10 @@ class EmulatedRobot:
 
     def _adapt(self, given: Configuration) -> Configuration:
         """The same robot, its devices being those of the folder."""
-        ready = tuple(given.arm.ready)
         changes: dict[str, object] = {"port.device": str(self.folder / "servos")}
         for index, camera in enumerate(given.cameras):
             place = f"cameras.{index}"
-            seen = signature(self.view.paint_at(camera.name, ready, (0.0, 0.0)))
+            seen = signature(self.view.paint_at(camera.name, given.arm.rest, (0.0, 0.0)))
             changes |= {
                 f"{place}.device": f"twin:{self.folder / camera.name}",
                 f"{place}.size": [PICTURE, PICTURE],
