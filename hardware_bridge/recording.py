@@ -30,6 +30,7 @@ from hardware_bridge.process import DriverGone, Tick
 from hardware_bridge.recorder import Recorder, RecorderError
 from hardware_bridge.rig import RigError
 from hardware_bridge.session import Senses, Session
+from hardware_bridge.watches import recorded
 
 #: What ends a recording, and is told.
 FAILURES = (
@@ -133,18 +134,18 @@ def record_policy(
         FAILURES: what keeps the robot from going on.
     """
     log, whole = _Log(session, out), 0
-    for number in range(plan.episodes):
-        session.senses.sensor.check_free()
-        session.begin_episode()
-        log.drain()
-        faults = _episode(session, log, act, plan)
-        session.door.end_episode()
-        whole += not faults
-        time.sleep(session.senses.sensor.dwell)  # what a late sensor says still belongs to this episode
-        insertion = session.senses.insertion()
-        values = {"inserted": insertion.inserted, "inserted_since": insertion.since, "faults": faults}
-        out.append("note", {"episode": number, **values})
-        tell(f"episode {number}: reward {plan.reward(insertion):.0f}, {'; '.join(faults) or 'whole'}")
+    with recorded(out, session.report):
+        for number in range(plan.episodes):
+            session.begin_episode()
+            log.drain()
+            faults = _episode(session, log, act, plan)
+            session.door.end_episode()
+            whole += not faults
+            time.sleep(session.senses.sensor.dwell)  # what a late sensor says still belongs to this episode
+            insertion = session.senses.insertion()
+            values = {"inserted": insertion.inserted, "inserted_since": insertion.since, "faults": faults}
+            out.append("note", {"episode": number, **values})
+            tell(f"episode {number}: reward {plan.reward(insertion):.0f}, {'; '.join(faults) or 'whole'}")
     return whole
 
 

@@ -1,6 +1,6 @@
 """The robot behind the environments: ``backend="robot"``, in real time, over a file's devices.
 
-The driver has a process of its own (``process``); cameras and insertion sensor are watched here. Steps keep
+Driver's process, cameras and insertion sensor are a ``session``'s, as everywhere else. Steps keep
 to a grid of absolute times: an action is sent as soon as ``step`` is called, the next observation is taken
 when the period is over, however long the policy thought. Whoever comes later than a whole period misses it.
 Every step is on the disk before it is returned.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,84 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from hardware_bridge.cameras import SIZE, CameraError, Cameras, CameraSlow
-from hardware_bridge.config import Configuration, load
+from hardware_bridge.cameras import SIZE, CameraError
+from hardware_bridge.config import load
 from hardware_bridge.faults import Response
-from hardware_bridge.insertion import InsertionSensor, SensorError, Watch, probe
-from hardware_bridge.process import DriverGone, DriverProcess, Tick
-from hardware_bridge.recorder import Recorder, RecorderError
+from hardware_bridge.insertion import SensorError
+from hardware_bridge.process import Tick
+from hardware_bridge.recorder import Recorder
+from hardware_bridge.session import Session
+from hardware_bridge.watches import recorded
 from meld_envs.families import widowx_ethernet as scene
 from meld_envs.robots import widowx
 from meld_envs.world import World
 
 #: From step to step (s): 15 ticks of the inner loop, as in the simulation.
 PERIOD = scene.TICKS * widowx.TICK
-#: The driver is told of new frames so often (s), and the cameras' health is looked at every so many times.
-RELAY, LOOK = 0.03, 8
-#: How long devices get to deliver something after their start (s).
-WARM_UP = 5.0
-
-
-class Eyes:
-    """Cameras whose frames the driver hears of, so that it holds the arm when they go stale.
-
-    Args:
-        configuration: the robot.
-        door: to the driver.
-    """
-
-    def __init__(self, configuration: Configuration, door: DriverProcess) -> None:
-        self.cameras = Cameras.of(configuration)
-        self._door, self._oldest = door, configuration.safety.images_age
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._relay, name="frames to the driver", daemon=True)
-
-    def start(self) -> None:
-        """Opens the cameras and waits for their first frames.
-
-        Raises:
-            CameraError: one of them delivers nothing, or nothing that is of use.
-        """
-        self.cameras.__enter__()
-        self.cameras.read(self._oldest, timeout=WARM_UP)
-        self._thread.start()
-
-    def read(self) -> tuple[np.ndarray, float]:
-        """The newest observation ``(64, 128, 3)`` uint8, and its older frame's age (s).
-
-        Raises:
-            CameraError: as ``Cameras.read``.
-        """
-        image, frames = self.cameras.read(self._oldest)
-        return image, time.monotonic() - min(frame.captured for frame in frames.values())
-
-    def dropped(self) -> dict[str, int]:
-        """Frames that did not come, by the cameras' rates, since their first ones."""
-        return {name: camera.missed for name, camera in self.cameras.cameras.items()}
-
-    def _relay(self) -> None:
-        told: dict[str, float] = {}
-        turns = 0
-        try:
-            while not self._stop.wait(RELAY):
-                turns += 1
-                for name, camera in self.cameras.cameras.items():
-                    frame = camera.newest
-                    if frame is not None and frame.captured != told.get(name):
-                        told[name] = frame.captured
-                        self._door.image(name, frame.captured)
-                    error = camera.check() if turns % LOOK == 0 else None
-                    if error is not None and not isinstance(error, CameraSlow):
-                        self._door.report(error.kind, error.where, error.what)
-        except DriverGone:
-            return  # whoever steps is told
-
-    def close(self) -> None:
-        """Stops everything."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self.cameras.close()
 
 
 class Pace:
@@ -148,8 +83,7 @@ class Robot:
         config: the robot's file. The rig's switch must stand where the scene has it, 0.2 m before the arm.
 
     Attributes:
-        door: to the driver's process, once there is one.
-        eyes: the cameras, likewise.
+        session: with its devices, once there is one.
         recording: the file of steps, likewise.
 
     Raises:
@@ -167,11 +101,9 @@ class Robot:
             raise ValueError(
                 f"{config}: the task is for the WidowX Mark II, not {self.configuration.profile}"
             )
-        self.door: DriverProcess | None = None
-        self.eyes: Eyes | None = None
+        self.session: Session | None = None
         self.recording: Path | None = None
         self._recorder: Recorder | None = None
-        self._sensor: Watch | None = None
         self._pace = Pace(PERIOD)
         self._image = np.zeros((SIZE, 2 * SIZE, 3), dtype=np.uint8)
         self._image_age = math.inf
@@ -179,48 +111,40 @@ class Robot:
 
     # ------------------------------------------------------------ life
 
-    def _open(self) -> DriverProcess:
-        """Driver, cameras, sensor and recorder.
+    def _open(self) -> Session:
+        """Recorder, then driver, cameras and sensor.
 
         Raises:
-            NotReadyError, FaultError, ValueError, DriverGone: as ``DriverProcess.start``.
-            CameraError, SensorError, RecorderError: a device is not as it must be.
+            RecorderError: no recording can be made.
+            Others: as ``Session.start``.
         """
-        if self.door is not None:
-            return self.door
+        if self.session is not None:
+            return self.session
         folder = self.config.parent / self.configuration.recording.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.recording = folder / f"robot-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.rec"
             self._recorder = Recorder(self.recording)
-            settings = self.configuration.insertion
-            source = probe(settings, self.configuration.port.device)
-            self._sensor = Watch(InsertionSensor(source, settings.debounce))
-            self._sensor.__enter__()
-            self.door = DriverProcess(self.config, [camera.name for camera in self.configuration.cameras])
-            self.door.start()
-            self.eyes = Eyes(self.configuration, self.door)
-            self.eyes.start()
+            self.session = Session(self.config).start()
         except BaseException:
             self.close()
             raise
-        return self.door
+        return self.session
 
     def close(self) -> None:
-        """The arm goes to its rest pose, torque goes off, every device is given back."""
-        eyes, door, sensor, recorder = self.eyes, self.door, self._sensor, self._recorder
-        self.eyes = self.door = self._sensor = self._recorder = None
-        if eyes is not None:
-            eyes.close()
-        if sensor is not None:
-            sensor.__exit__(None, None, None)
-            sensor.sensor.close()
+        """The arm goes to its rest pose, torque goes off, every device is given back.
+
+        Raises:
+            RuntimeError, DriverGone: as ``Session.close``.
+        """
+        session, recorder = self.session, self._recorder
+        self.session = self._recorder = None
         try:
             if recorder is not None:
                 recorder.close()
         finally:
-            if door is not None:
-                door.close()
+            if session is not None:
+                session.close()
 
     # ------------------------------------------------------------ episodes
 
@@ -228,25 +152,17 @@ class Robot:
         """Plug out and up, to the family's start, the rig to the task.
 
         Raises:
-            FaultError, RigError: as ``Cell.reset``.
-            SensorStuck: the sensor says that the plug is in.
+            FaultError, RigError, SensorError: as ``Session.begin_episode``.
             Others: as ``_open``.
         """
-        door = self._open()
-        assert self._sensor is not None
+        session = self._open()
         switch = world.model.body("switch").id
         w, _, _, z = world.fields["body_quat"][0, switch]
         place = float(world.fields["body_pos"][0, switch, 1])
-        door.reset(world.memory["goal"][0], 2.0 * float(np.arctan2(z, w)), place)
-        try:
-            self._sensor.sensor.check_free()
-        except SensorError as error:
-            door.end_episode()
-            door.report(error.kind, error.where, error.what)
-            raise
+        session.begin_episode(world.memory["goal"][0], (2.0 * float(np.arctan2(z, w)), place))
         self._pace.start()
-        self._take(world, door, time.monotonic())
-        self._record("note", {"episode": True, "rig": door.latest.rig})
+        self._take(world, session, time.monotonic())
+        self._record("note", {"episode": True, "rig": session.door.latest.rig})
 
     def step(self, world: World, actions: np.ndarray) -> np.ndarray:
         """Sends the action, waits for the period's end, observes.
@@ -255,26 +171,25 @@ class Robot:
             DriverGone: the driver's process has ended.
             RecorderError: the step could not be recorded; the arm is held.
         """
-        door, began = self._open(), time.monotonic()
+        session, began = self._open(), time.monotonic()
         self._pace.begin(began)
-        door.act(actions[0] * widowx.MAX_SPEED, began)
+        session.door.act(actions[0] * widowx.MAX_SPEED, began)
         self._pace.wait()
-        ticks = self._take(world, door, began)
+        ticks = self._take(world, session, began)
         sent = np.mean([tick.velocity for tick in ticks] or [np.zeros(widowx.NUM_JOINTS)], axis=0)
         world.steps += scene.TICKS
         sent = sent[np.newaxis] / widowx.MAX_SPEED
         values = {"action": actions[0], "sent": sent[0], "image": self._image, "qpos": world.qpos[0]}
         info = {name: value[0] for name, value in self.info().items()}
-        self._record("step", values | info | {"rig": door.latest.rig, "faults": list(self._faults)})
+        self._record("step", values | info | {"rig": session.door.latest.rig, "faults": list(self._faults)})
         return sent
 
     def end_episode(self, world: World) -> None:
         """Holds still, until a slow sensor has had its say."""
-        door = self._open()
-        assert self._sensor is not None
-        door.end_episode()
-        time.sleep(self._sensor.sensor.dwell)
-        self._feel(world)
+        session = self._open()
+        session.door.end_episode()
+        time.sleep(session.senses.sensor.dwell)
+        self._feel(world, session)
 
     def frames(self, size: int) -> np.ndarray:
         """What the cameras saw at the step's end, ``(1, 64, 128, 3)``.
@@ -300,27 +215,23 @@ class Robot:
 
     def _record(self, kind: str, values: Mapping[str, Any]) -> None:
         assert self._recorder is not None
-        assert self.door is not None
+        assert self.session is not None
         plain = {name: str(value) if isinstance(value, np.str_) else value for name, value in values.items()}
-        try:
+        with recorded(self._recorder, self.session.report) as out:
             if kind == "step":
-                self._recorder.step(plain)
+                out.step(plain)
             else:
-                self._recorder.append(kind, plain)
-        except RecorderError as error:
-            self.door.report("recorder failed", "recorder", str(error))
-            raise
+                out.append(kind, plain)
 
     # ------------------------------------------------------------ what is so
 
-    def _take(self, world: World, door: DriverProcess, since: float) -> list[Tick]:
+    def _take(self, world: World, session: Session, since: float) -> list[Tick]:
         """Takes in what was measured and seen; the ticks since a time."""
-        assert self.eyes is not None
-        unwell = []
+        door, unwell = session.door, []
         try:
-            self._image, self._image_age = self.eyes.read()
+            self._image, frames = session.senses.pictures()
+            self._image_age = session.now() - min(frame.captured for frame in frames.values())
         except CameraError as error:
-            door.report(error.kind, error.where, error.what)
             unwell.append(f"{error.kind}: {error.where}")
             self._image_age = math.inf
         tick, ticks = door.latest, door.ticks(since)
@@ -330,7 +241,7 @@ class Robot:
         unwell += [f"{fault.kind}: {fault.where}" for fault in held]
         self._faults = tuple(dict.fromkeys(unwell))
         self._mirror(world, tick)
-        self._feel(world)
+        self._feel(world, session)
         return ticks
 
     def _mirror(self, world: World, tick: Tick) -> None:
@@ -344,15 +255,13 @@ class Robot:
         world.fields_changed()
         world.states_changed()
 
-    def _feel(self, world: World) -> None:
+    def _feel(self, world: World, session: Session) -> None:
         """In which port the sensor says the plug is; one that cannot tell means the nearest."""
-        assert self._sensor is not None
-        assert self.door is not None
         made = np.zeros((1, scene.NUM_PORTS), dtype=bool)
         try:
-            known = self._sensor.read()
+            known = session.senses.insertion()
         except SensorError as error:
-            self.door.report(error.kind, error.where, error.what)
+            session.report(error.kind, error.where, error.what)
             self._faults = tuple(dict.fromkeys((*self._faults, f"{error.kind}: {error.where}")))
         else:
             if known.inserted:

@@ -1,23 +1,31 @@
 """A robot while it is used: the driver's process, cameras and insertion sensor, opened and closed together.
 
-What an observation is made of comes from here, whoever asks: a recording, LeRobot, ROS. Nobody here decides
-what the arm may do; that is the driver's, in its own process.
+What an observation is made of comes from here, whoever asks: an environment, a recording, LeRobot, ROS; and
+the driver hears from here what is wrong with other devices (``watches``). Nobody here decides what the arm
+may do; that is the driver's, in its own process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
 
+from hardware_bridge.arm import ServoArm
 from hardware_bridge.cameras import Cameras, Frame, OnFrame
 from hardware_bridge.config import Configuration, load
-from hardware_bridge.insertion import Insertion, InsertionSensor, Watch, probe
-from hardware_bridge.process import HELD, DriverGone, DriverProcess, Tick
+from hardware_bridge.errors import LinkError
+from hardware_bridge.insertion import Insertion, InsertionSensor, SensorError, Watch, probe
+from hardware_bridge.link import Link
+from hardware_bridge.process import HELD, START_SLACK, DriverGone, DriverProcess, Tick
+from hardware_bridge.safety import Mode
+from hardware_bridge.watches import LASTS, LOOK, CameraWatch, admit
 
 #: From opening the cameras until their first pictures (s).
 FIRST_PICTURES = 10.0
@@ -99,20 +107,37 @@ class Session:
         self.configuration = load(config)
         names = [camera.name for camera in self.configuration.cameras]
         self.door = DriverProcess(config, names)
-        self.senses = Senses(self.configuration, self._feed)
+        self._watch = CameraWatch(self, self.configuration)
+        self.senses = Senses(self.configuration, self._watch.frame)
 
     def start(self) -> Session:
         """Opens everything; torque goes on last.
 
         Raises:
-            CameraError, SensorError: one cannot be had, or is unwell.
+            CameraError, SensorError: one cannot be had, or is unwell; or cameras are exchanged.
             NotReadyError, FaultError, ValueError, DriverGone: as ``DriverProcess.start``.
         """
         with contextlib.ExitStack() as opening:
             opening.enter_context(self.senses)
+            self._compare()
             self.door.start()
             opening.pop_all()
+        threading.Thread(target=self._look, name="cameras' health", daemon=True).start()
         return self
+
+    def _compare(self) -> None:
+        """Cameras with their references, if the arm lies where those were taken; it has no torque yet.
+
+        Raises:
+            CamerasSwapped: they are exchanged.
+        """
+        port = self.configuration.port
+        with contextlib.suppress(LinkError):  # which the driver will name
+            with Link(port.device, port.baud, latency_timer=port.latency_timer, slack=START_SLACK) as link:
+                position = ServoArm(link, self.configuration.arm_profile()).read().position
+            error = self._watch.swapped(self.senses.cameras, position)
+            if error is not None:
+                raise error
 
     def close(self) -> None:
         """The arm goes to its rest pose and only there is torque off; then everything is given back.
@@ -122,7 +147,7 @@ class Session:
             DriverGone: the driver does not end; it was not killed.
         """
         try:
-            code = self.door.close()
+            code = self.door.close()  # from now on nobody tells it of cameras: to rest it needs none
         finally:
             self.senses.__exit__(None, None, None)
         if code == HELD:
@@ -138,10 +163,28 @@ class Session:
     ) -> None:
         self.close()
 
-    def _feed(self, camera: str, frame: Frame) -> None:
-        """Tells the driver that a picture has come; one that is gone or not yet there needs no telling."""
+    # ------------------------------------------------------------ what the driver is told
+
+    def image(self, camera: str, captured: float) -> None:
+        """Tells the driver of a picture; one that is gone or not yet there needs no telling."""
         with contextlib.suppress(DriverGone):
-            self.door.image(camera, frame.captured)
+            self.door.image(camera, captured)
+
+    def report(self, kind: str, where: str, detail: str, until: float = 0.0) -> None:
+        """Tells it of a fault, likewise; as ``Safety.report``."""
+        with contextlib.suppress(DriverGone):
+            self.door.report(kind, where, detail, until)
+
+    def _look(self) -> None:
+        """At the cameras' health, until the driver has ended."""
+        with contextlib.suppress(DriverGone):
+            while True:
+                time.sleep(LOOK)
+                tick, now = self.door.latest, time.monotonic()
+                try:
+                    self._watch.look(self.senses.cameras, Mode[tick.mode], tick.position, now)
+                except Exception as error:  # noqa: BLE001 - eyes that nobody watches are no eyes
+                    self.report("camera missing", "watch", f"its watch failed: {error!r}", now + LASTS)
 
     # ------------------------------------------------------------ use
 
@@ -149,13 +192,26 @@ class Session:
         """The time in which ticks and frames are dated (monotonic, s)."""
         return time.monotonic()
 
-    def begin_episode(self) -> None:
-        """To the ready pose, the rig home; the policy may act from then on.
+    def begin_episode(
+        self, goal: Sequence[float] | np.ndarray | None = None, rig: Sequence[float] | None = None
+    ) -> None:
+        """Out and up, to a pose, the rig to its own; if no plug is in then, the policy may act from now on.
+
+        Args:
+            goal: ``(joints,)`` rad; the ready pose by default.
+            rig: rotation (rad) and translation (m); home by default.
 
         Raises:
             FaultError, RigError: as ``Cell.reset``.
+            SensorError: the sensor cannot say, or says that the plug is in.
         """
-        self.door.reset(self.configuration.arm.ready, *self.configuration.rig.home)
+        robot = self.configuration
+        self.door.reset(robot.arm.ready if goal is None else goal, *(robot.rig.home if rig is None else rig))
+        try:
+            admit(self.senses.sensor, self.report)
+        except SensorError:
+            self.door.end_episode()
+            raise
         self.door.wait_for(self.door.latest.number + 1)  # whose mode is that of the episode
 
     def observe(self, timeout: float = 0.0) -> Observation:

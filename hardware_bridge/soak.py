@@ -151,7 +151,8 @@ class Soak:
                 in_a_row += 1
                 log.failures.append(f"{type(error).__name__}: {error}")
                 print(f"FAILED: {error}", flush=True)
-                if self._robot.door is None or not self._robot.door.alive:
+                session = self._robot.session
+                if session is None or not session.door.alive:
                     break
             if time.monotonic() - told >= PROGRESS:
                 told = time.monotonic()
@@ -166,8 +167,8 @@ class Soak:
         self._seed = None
         self.log.episodes += 1
         if not self._usages:
-            assert self._robot.door is not None
-            pids = {"policy": os.getpid(), "driver": self._robot.door.pid, **self._others}
+            assert self._robot.session is not None
+            pids = {"policy": os.getpid(), "driver": self._robot.session.door.pid, **self._others}
             self._usages = {name: Usage(pid) for name, pid in pids.items()}
         expert = self.log.episodes % PLUGGED == 0
         start, truncated = self._angles(), False
@@ -195,9 +196,11 @@ class Soak:
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def _look(self) -> None:
-        door, eyes = self._robot.door, self._robot.eyes
-        if door is not None and eyes is not None:
-            self._statistics, self._dropped = door.statistics(), eyes.dropped()
+        session = self._robot.session
+        if session is not None:
+            self._statistics = session.door.statistics()
+            cameras = session.senses.cameras.cameras
+            self._dropped = {name: camera.missed for name, camera in cameras.items()}
 
     def _progress(self) -> str:
         log, trip = self.log, self._statistics["round_trip"]
@@ -214,8 +217,8 @@ class Soak:
         recording = self._robot.recording
         try:
             self._env.close()
-        except DriverGone as error:
-            self.log.failures.append(f"DriverGone: {error}")
+        except (DriverGone, RuntimeError) as error:  # it does not end, or a fault holds the arm
+            self.log.failures.append(f"{type(error).__name__}: {error}")
         if recording is not None:
             try:
                 self._recorded = sum(record.kind == "step" for record in records(recording))

@@ -14,7 +14,7 @@ import pytest
 import meld_envs  # noqa: F401 - registers the environments
 from hardware_bridge.config import TWIN, load
 from hardware_bridge.process import DriverGone
-from hardware_bridge.recorder import records
+from hardware_bridge.recorder import RecorderError, records
 from hardware_bridge.robot import PERIOD, Pace, Robot
 from meld_envs.families.widowx_ethernet import WidowXEthernet
 from meld_envs.world import World
@@ -65,15 +65,24 @@ def test_devices_that_fail_are_named_and_a_driver_that_died_is_told(twin):
     env.reset(seed=1)
     backend = env.unwrapped._batch._backend
     assert env.step(np.zeros(5))[-1]["fault"] == ""
-    backend.eyes.cameras.cameras["front"].close()  # no more pictures of it
+    backend.session.senses.cameras.cameras["front"].close()  # no more pictures of it
     for _ in range(3):
         info = env.step(np.full(5, 0.3))[-1]
     assert "image stale: front" in info["fault"]
     assert info["action_sent"] == pytest.approx(np.zeros(5), abs=1e-9), "the arm is held"
-    os.kill(backend.door.pid, signal.SIGKILL)
+    recorder = backend._recorder
+    os.close(recorder._file)
+    recorder._file = os.open("/dev/full", os.O_WRONLY)
+    asked = time.monotonic()
+    with pytest.raises(RecorderError, match="No space left"):
+        env.step(np.zeros(5))
+    backend.session.door.wait_for(backend.session.door.latest.number + 2)
+    told = {fault.kind for tick in backend.session.door.ticks(asked) for fault in tick.faults}
+    assert "recorder failed" in told
+    os.kill(backend.session.door.pid, signal.SIGKILL)
     with pytest.raises(DriverGone, match="has ended"):
         env.step(np.zeros(5))
-    backend.door.kill()
+    backend.session.door.kill()
     env.close()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from hardware_bridge import config
-from hardware_bridge.cameras import Camera, CameraError, CameraMissing, Cameras, signature
+from hardware_bridge.cameras import Camera, CameraError, CameraMissing, Cameras, OnFrame, signature
 from hardware_bridge.campaign.bus import SLOT, held
 from hardware_bridge.campaign.catalogue import Outcome, row
 from hardware_bridge.campaign.stand import Stand
@@ -20,7 +20,7 @@ from hardware_bridge.recorder import Recorder, RecorderError, records
 from hardware_bridge.rig import RigError
 from hardware_bridge.safety import Mode, Safety
 from hardware_bridge.twin.pictures import CameraDefect, PictureServer, chart
-from hardware_bridge.watches import CameraWatch, admit, record_step
+from hardware_bridge.watches import LOOK, CameraWatch, admit, recorded
 
 # Cameras -------------------------------------------------------------------------------------------
 
@@ -33,6 +33,7 @@ class StandCamera(Camera):
     Args:
         stand: whose time.
         name: front or wrist.
+        on_frame: as of ``Camera``.
 
     Attributes:
         server: paints the pictures, with the defects that it knows.
@@ -43,7 +44,7 @@ class StandCamera(Camera):
         shows: whose picture it is.
     """
 
-    def __init__(self, stand: Stand, name: str) -> None:
+    def __init__(self, stand: Stand, name: str, on_frame: OnFrame) -> None:
         reference = tuple(int(value) for value in signature(chart(name, PICTURE, PICTURE)))
         settings = config.Camera(
             "front" if name == "front" else "wrist",
@@ -52,7 +53,7 @@ class StandCamera(Camera):
             rate=RATE,
             reference=reference,
         )
-        super().__init__(settings, clock=stand.beat.now)
+        super().__init__(settings, clock=stand.beat.now, on_frame=on_frame)
         self.server = PictureServer(stand.folder / name, self._paint, RATE)
         self.unplugged, self.period, self.lag = False, 1.0 / RATE, 0.0
         self.size, self.shows, self._due = PICTURE, name, 0.0
@@ -79,14 +80,21 @@ class StandCamera(Camera):
 
 @contextlib.contextmanager
 def filmed(stand: Stand) -> Iterator[dict[str, StandCamera]]:
-    """Both cameras, watched in the loop of a stand."""
-    cameras = {name: StandCamera(stand, name) for name in ("front", "wrist")}
+    """Both cameras, watched as a session watches them, in a stand's time."""
+    watch, due = CameraWatch(stand.safety, stand.robot), 0.0
+    cameras = {name: StandCamera(stand, name, watch.frame) for name in ("front", "wrist")}
+    both = Cameras(cameras.values())
 
     def advance(safety: Safety, now: float) -> None:
+        nonlocal due
         for camera in cameras.values():
             camera.advance(now)
+        if now >= due:
+            due = now + LOOK
+            assert stand.driver.reading is not None  # since the start
+            watch.look(both, safety.mode, stand.driver.reading.position, now)
 
-    stand.watches += [advance, CameraWatch(Cameras(cameras.values()))]
+    stand.watches.append(advance)
     try:
         yield cameras
     finally:
@@ -218,7 +226,8 @@ def wrong_size(stand: Stand, outcome: Outcome, within: float) -> None:
 
 @row(
     28, "front and wrist camera are exchanged", "each shows the other's picture",
-    "found by their reference pictures before an episode, latched", 0.6, cameras=BOTH,
+    "found by their reference pictures, with the arm at rest, before an episode; latched", 0.6,
+    cameras=BOTH, angles=config.load(config.TWIN).arm.rest,
 )  # fmt: skip
 def swapped(stand: Stand, outcome: Outcome, within: float) -> None:
     def harm(cameras: dict[str, StandCamera]) -> None:
@@ -249,7 +258,8 @@ def full(stand: Stand, outcome: Outcome, within: float) -> None:
             for number in range(10):
                 stand.act(0.1)
                 stand.strike()
-                record_step(recorder, _step(number), stand.safety.report)
+                with recorded(recorder, stand.safety.report):
+                    recorder.step(_step(number))
                 acknowledged += 1
             outcome.expect(False, "all was written")
         except RecorderError:
@@ -277,12 +287,13 @@ def _recording_failed(stand: Stand, outcome: Outcome, within: float) -> None:
 def failing(stand: Stand, outcome: Outcome, within: float) -> None:
     stand.episode()
     with Recorder(stand.folder / "recording") as recorder:
-        record_step(recorder, _step(0), stand.safety.report)
+        recorder.step(_step(0))
         os.close(recorder._file)  # so that syncing fails, as on a disk that is gone
         recorder._file = os.open("/dev/full", os.O_WRONLY)
         stand.strike()
         try:
-            record_step(recorder, _step(1), stand.safety.report)
+            with recorded(recorder, stand.safety.report):
+                recorder.step(_step(1))
             outcome.expect(False, "it was acknowledged")
         except RecorderError:
             pass
@@ -322,7 +333,8 @@ def slow_disk(stand: Stand, outcome: Outcome, within: float) -> None:
             sync()
 
         recorder._sync = slowly  # type: ignore[method-assign]
-        record_step(recorder, _step(0), stand.safety.report)
+        with recorded(recorder, stand.safety.report):
+            recorder.step(_step(0))
         recorder._sync = sync  # type: ignore[method-assign]
     outcome.saw(stand.seen("policy stalled"), "policy stalled", within)
     held(stand, outcome)
