@@ -208,6 +208,23 @@ class ServoArm:
         self._silent.discard(axis.id)
         return reply
 
+    def lost(self, servo: int) -> bool:
+        """Whether a servo is silent although another one answers; each is asked once."""
+        others = [axis for axis in self._axes if servo not in axis.ids]
+        others.sort(key=lambda axis: axis.id in self._silent)
+        accused = next(axis for axis in self._axes if servo in axis.ids)
+        return self._answers(others[0].protocol, others[0].id) and not self._answers(accused.protocol, servo)
+
+    def _answers(self, protocol: int, servo: int) -> bool:
+        """Whether anything comes from there."""
+        try:
+            self.link.ping(protocol, servo, retries=0)
+        except (NoReply, PortError):
+            return False
+        except LinkError:
+            return True  # damaged, or refused
+        return True
+
     def _look_at(self, axis: JointSpec, reply: Reply) -> None:
         """Ill health that the servo itself reports."""
         if not reply.error:

@@ -25,6 +25,8 @@ from hardware_bridge.watchdogs import Reading, Traffic
 ATTEMPTS = 3
 #: Cycles in a row without a reading, until a servo counts as lost: 100 ms, as stale readings do.
 MISSES = 3
+#: After so long without any servo's answer it is no busy computer any more (s).
+SILENCE = 1.0
 #: One more axis is inspected every so many cycles: all eight of the Mark II within 0.64 s.
 INSPECTION = 4
 #: Faults after which a servo is asked to go on; a hot one has to cool, one that restarted is started anew.
@@ -119,6 +121,43 @@ class Reopening:
         self._due, self._wait = -math.inf, self._first
 
 
+class Misses:
+    """Readings in a row that did not come, and who is named for it.
+
+    A servo that stays silent while another one answers is missing. Where nobody answers, it is the line, or a
+    computer that did not come to it: readings go stale, which holds the arm, and is over when they come.
+
+    Args:
+        arm: whose servos are asked.
+    """
+
+    def __init__(self, arm: ServoArm) -> None:
+        self._arm = arm
+        self._count, self._since, self._missing = 0, 0.0, -1
+
+    def over(self) -> None:
+        """A reading came."""
+        self._count, self._missing = 0, -1
+
+    def add(self, error: LinkError, now: float) -> list[Condition]:
+        """One more did not come, at a time (s): what that says."""
+        self._since = self._since if self._count else now
+        self._count += 1
+        found = [Condition("packet lost", "bus", error.what)]
+        if self._count < MISSES or not isinstance(error, NoReply):
+            return found
+        servo, lasted = error.ids[0], now - self._since
+        if servo != self._missing and self._arm.lost(servo):
+            self._missing = servo
+        if servo == self._missing:
+            names = {servo: axis.name for axis in self._arm.profile for servo in axis.ids}
+            detail = f"no answer in {self._count} cycles: {error.what}"
+            found.append(Condition("servo missing", names.get(servo, "bus"), detail))
+        elif lasted >= SILENCE:
+            found.append(Condition("servo missing", "bus", f"no servo has answered for {lasted:.1f} s"))
+        return found
+
+
 class Driver:
     """The arm under safety.
 
@@ -149,7 +188,7 @@ class Driver:
         self.command: Command | None = None
         self.reading: Reading | None = None
         self._after = after
-        self._misses = 0
+        self._misses = Misses(arm)
         self._cycles = 0
         self._names = [joint.name for joint in arm.profile.joints]
         self._reopening = None if reopen is None else Reopening(reopen)
@@ -222,12 +261,13 @@ class Driver:
             self._cycles += 1
             if self._cycles % INSPECTION == 0:
                 self.arm.inspect()
-            self._misses = 0
+            self._misses.over()
         except PortError as error:
             self.safety.report("port gone", "bus", error.what)
             self._open_again()
         except LinkError as error:
-            self._missed(error)
+            for condition in self._misses.add(error, self.beat.now()):
+                self.safety.report(*condition)
         if self._unready and self.beat.now() >= self._recheck and self.arm.link.is_open:
             self._check_again()
         link = self.arm.link
@@ -258,14 +298,6 @@ class Driver:
             self._unready = ()
             if self._reopening is not None:
                 self._reopening.succeeded()
-
-    def _missed(self, error: LinkError) -> None:
-        self._misses += 1
-        self.safety.report("packet lost", "bus", error.what)
-        if self._misses >= MISSES and isinstance(error, NoReply):
-            names = {servo: axis.name for axis in self.arm.profile for servo in axis.ids}
-            where = names.get(error.ids[0], "bus")
-            self.safety.report("servo missing", where, f"no answer in {self._misses} cycles: {error.what}")
 
     def _obey(self, command: Command) -> None:
         if not command.torque:

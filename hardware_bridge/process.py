@@ -423,7 +423,7 @@ class Host:
 
     def _do_reset(self, goal: list[float], rotation: float, translation: float) -> None:
         self.cell.reset(np.array(goal), rotation, translation)
-        self._rig = self.cell.rig.measured()
+        self._rig = self.cell.rig.last
 
     def _do_go_to(self, target: list[float], speed: float | None) -> None:
         self.cell.driver.go_to(np.array(target), speed)
@@ -432,8 +432,7 @@ class Host:
         try:
             self.cell.rig.move(rotation, translation)
         finally:
-            with contextlib.suppress(LinkError):  # why it failed says more
-                self._rig = self.cell.rig.measured()
+            self._rig = self.cell.rig.last
 
 
 #: What is done between two ticks, as it comes; everything else takes ticks of its own, one after another.

@@ -6,7 +6,6 @@ its numbers (margin, lead, holding speed) are angles.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +14,8 @@ from typing import NoReturn
 import numpy as np
 
 from hardware_bridge.arm import ServoArm
-from hardware_bridge.driver import Driver
-from hardware_bridge.errors import LinkError, PortError
+from hardware_bridge.driver import Driver, Misses
+from hardware_bridge.errors import LinkError
 from hardware_bridge.limiter import Limiter, Limits, Reference
 from hardware_bridge.safety import Mode
 from hardware_bridge.safety_settings import SafetySettings
@@ -65,11 +64,17 @@ class Rig:
         self._limiter = Limiter(self._limits)
         self._reference = Reference.at(np.zeros(2))
         self._position = np.zeros(2)  # of the shafts, as measured last
+        self._misses = Misses(arm)
         self._heavy = np.zeros(2)  # for how long each needed much force (s)
 
     def measured(self) -> np.ndarray:
         """Rotation (rad) and translation (m) now."""
         return np.array([self._arm.position(axis) for axis in self.axes])
+
+    @property
+    def last(self) -> np.ndarray:
+        """Rotation (rad) and translation (m) as measured last: nobody is asked."""
+        return self._position / self._ratios
 
     def start(self) -> None:
         """Switches torque on where the axes stand."""
@@ -126,15 +131,22 @@ class Rig:
         raise RigError(f"{name} {what}")
 
     def _step(self, target: np.ndarray, dt: float) -> None:
+        """One tick; left out if the bus fails: the axes then stop at their last goals, a horizon ahead."""
+        try:
+            self._follow(target, dt)
+            self._misses.over()
+        except LinkError as error:
+            for condition in self._misses.add(error, self._driver.beat.now()):
+                self._driver.safety.report(*condition)
+
+    def _follow(self, target: np.ndarray, dt: float) -> None:
         lack = target - self._reference.position
         # A goal lies a horizon ahead, so the last stretch is approached in proportion.
         wanted = np.where(np.abs(lack) < 1e-3, 0.0, lack / (2.0 * SETTINGS.horizon))
-        measured = self._look(dt)
-        step = self._limiter.step(self._reference, wanted, measured, dt)
+        step = self._limiter.step(self._reference, wanted, self._look(dt), dt)
         self._reference = step.reference
         if step.goal is not None and step.speed is not None:
-            with contextlib.suppress(PortError):  # the driver's cycle, which follows, names it and holds
-                self._arm.send(self._goals(step.goal, step.speed))
+            self._arm.send(self._goals(step.goal, step.speed))
 
     def _look(self, dt: float) -> np.ndarray:
         """Angles of both shafts now (rad), which must be possible, and without much force.
@@ -142,12 +154,7 @@ class Rig:
         A toothed belt jumps only if the carriage resists more than it, and the motor has to overcome that:
         the encoder sits on the motor, so force is the only sign of it.
         """
-        states = []
-        for index, axis in enumerate(self.axes):
-            try:
-                states.append(self._arm.state(axis))
-            except LinkError as error:
-                self._fail(index, f"does not answer: {error.what}")
+        states = [self._arm.state(axis) for axis in self.axes]
         measured = np.array([state[0] for state in states]) * self._ratios
         loads = np.abs([state[1] for state in states])
         jumped = np.abs(measured - self._position) > np.array(SPEED) * 2.0 * dt + JUMP

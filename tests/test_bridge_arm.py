@@ -16,7 +16,7 @@ from hardware_bridge.cell import tip_height
 from hardware_bridge.config import TWIN, load
 from hardware_bridge.driver import Driver
 from hardware_bridge.errors import NoReply
-from hardware_bridge.faults import FaultError
+from hardware_bridge.faults import FaultError, Response
 from hardware_bridge.link import Link
 from hardware_bridge.protocol import Decoder, Instruction, Packet
 from hardware_bridge.rig import RigError
@@ -276,6 +276,72 @@ def test_a_servo_lost_in_an_episode_holds_the_others_and_is_named(twin):
     assert robot.safety.mode is Mode.HOLDING
     with pytest.raises(FaultError, match="servo missing"):
         robot.reset(np.array(robot.configuration.arm.ready), 0.0, 0.0)
+
+
+def muted(robot, servos, ticks):
+    """Calls, a tick each, of which the first ones find these servos silent."""
+    for servo in servos:
+        servo.mute = True
+    for tick in range(ticks + 20):
+        if tick == ticks:
+            for servo in servos:
+                servo.mute = False
+        yield
+
+
+def test_where_nobody_answers_no_servo_is_missing_and_the_next_episode_goes_on(twin):
+    robot = twin()
+    robot.link.slack, robot.link.retries = 0.02, 0
+    robot.safety.begin_episode(robot.driver.beat.now())
+    for ticks, kinds in ((4, set()), (8, {"readings stale"})):
+        for _ in muted(robot, robot.line.servos, ticks):
+            robot.step(np.zeros(5), 1)
+        holding = {fault.kind for fault in robot.safety.faults.history if fault.response > Response.CARRY_ON}
+        assert holding == kinds, "100 ms of silence hold the arm, less is borne"
+        robot.reset(np.array(robot.configuration.arm.ready), 0.0, 0.0)
+        assert robot.safety.mode is Mode.POLICY
+
+
+def test_a_line_that_stays_silent_latches(twin):
+    robot = twin()
+    robot.link.slack, robot.link.retries = 0.02, 0
+    for servo in robot.line.servos:
+        servo.mute = True
+    robot.driver.run(1.5)
+    latched = {(fault.kind, fault.where) for fault in robot.safety.faults.active}
+    assert ("servo missing", "bus") in latched, latched
+
+
+@pytest.mark.parametrize(("silent", "missing"), [(3, False), (30, True)])
+def test_a_servo_is_asked_once_more_before_it_is_called_missing(silent, missing, twin):
+    robot = twin()
+    robot.link.slack, robot.link.retries = 0.02, 0
+    fault = WireFault(silence(), servo_id=5, instruction=int(Instruction.READ), count=silent)
+    robot.line.wire.add(fault)
+    robot.driver.run(0.2)
+    assert any(fault.kind == "servo missing" for fault in robot.safety.faults.history) == missing
+    assert robot.safety.mode is (Mode.HOLDING if missing else Mode.READY)
+
+
+def test_the_rig_bears_a_silent_tick_and_names_a_servo_that_is_lost(twin):
+    robot = twin()
+    robot.driver.go_to(np.array(robot.configuration.arm.ready))
+    robot.link.slack, robot.link.retries = 0.02, 0
+    servo, cycle = robot.line.servo(robot.rig.axes[0].id), robot.driver.cycle
+    quiet = iter([False] * 10 + [True] * 2 + [False] * 500)
+
+    def cycles():
+        servo.mute = next(quiet)
+        return cycle()
+
+    robot.driver.cycle = cycles
+    robot.rig.move(0.12, -0.008)
+    assert robot.world.rig == pytest.approx((0.12, -0.008), abs=3e-3)
+    assert robot.rig.last == pytest.approx(robot.world.rig, abs=3e-3)
+    assert robot.safety.mode is Mode.READY
+    quiet = iter([False] * 10 + [True] * 500)
+    with pytest.raises(RigError, match=r"servo missing.*rotation"):
+        robot.rig.move(0.0, 0.0)
 
 
 def test_a_port_that_vanishes_is_a_fault_and_no_crash(twin):
