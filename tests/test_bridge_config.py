@@ -38,7 +38,7 @@ def test_the_example_is_a_robot():
     assert robot.profile == "widowx_mk2" and robot.port.baud == 1_000_000
     assert [joint.name for joint in robot.arm.joints] == [joint.name for joint in WIDOWX_MK2.joints]
     assert robot.cameras[1].crop == (80, 0, 480, 480) and robot.insertion.pins == ("cts",)
-    assert robot.safety.horizon == 0.06
+    assert robot.safety.horizon == 0.05
     with pytest.raises(dataclasses.FrozenInstanceError):
         robot.profile = "wx200"
 
@@ -120,7 +120,7 @@ WRONG = [
     ("  folder: recordings", "  folder:", "recording.folder: expected a text, got nothing"),
     ("  lead: 0.095 ", "  lead: 0.9 ", "safety.lead: must be at most 0.2 rad"),
     ("  lead: 0.095 ", "  laed: 0.1 ", "safety.laed: unknown key; did you mean 'lead'?"),
-    ("  lead: 0.095 ", "  horizon: 0.06 ", "safety.horizon: stands here for the second time"),
+    ("  lead: 0.095 ", "  horizon: 0.05 ", "safety.horizon: stands here for the second time"),
     ("  lead: 0.095 ", "  lead: 0.05 ", "safety.follow_error: must be below lead"),
 ]  # fmt: skip
 
