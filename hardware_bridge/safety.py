@@ -363,7 +363,7 @@ class Safety:
             self._health_now = list(self._health.check(replace(reading, torque_on=None)))
         else:
             reference = self._reference
-            motion = self._motion.check(reference.position, reference.velocity, reading)
+            motion = self._motion.check(reference.position, reference.velocity, reference.servo, reading)
             self._health_now = [*motion, *self._health.check(reading)]
         return True
 

@@ -207,7 +207,7 @@ class Soak:
         late = 1000 * np.percentile(log.lateness, 99) if log.lateness else math.nan
         return (
             f"{(time.monotonic() - log.began) / 60:6.1f} min  {log.steps} steps  {log.episodes} episodes  "
-            f"{len(log.failures) + sum(self.faults()[0].values())} faults  step late p99 {late:.1f} ms  "
+            f"faults: {_named(self.faults()[0]) or len(log.failures)}  step late p99 {late:.1f} ms  "
             f"round trip p50 {1000 * trip['p50']:.1f} ms  "
             f"dropped frames {sum(self._dropped.values())}"
         )
@@ -252,7 +252,8 @@ class Soak:
             Row("episodes", log.episodes),
             Row("rig moves", log.episodes),
             Row("insertions, of those tried", f"{log.insertions} of {log.attempts}"),
-            Row("faults that held the arm", _named(held + log.held) or 0),
+            Row("faults that held the arm", _named(held) or 0),
+            Row("steps in which they did", _named(log.held) or 0),
             Row("faults that were borne", _named(borne) or 0),
             Row("failures", "; ".join(log.failures) or 0),
             Row("step rate", round(rate, 4), "Hz"),

@@ -257,12 +257,15 @@ class Motion:
         self._behind, self._limp, self._loose = (Lasting(len(self._names)) for _ in range(3))
         self._recent: list[tuple[float, np.ndarray]] = []
 
-    def check(self, position: np.ndarray, velocity: np.ndarray, reading: Reading) -> Iterator[Condition]:
+    def check(
+        self, position: np.ndarray, velocity: np.ndarray, servo: np.ndarray, reading: Reading
+    ) -> Iterator[Condition]:
         """Conditions at a reading.
 
         Args:
             position: ``(joints,)`` rad, of the reference. A goal would not do: it is a horizon ahead.
             velocity: ``(joints,)`` rad/s, at which the reference moves.
+            servo: ``(joints,)`` rad, where the servos have got on their way to their goals.
             reading: what they measured.
         """
         s, at = self._settings, reading.at
@@ -281,8 +284,9 @@ class Motion:
         most = np.max([v for _, v in self._recent], axis=0)
         speed = np.abs(reading.velocity)
         # A joint that was held up by contact, and comes free, leaps back to its reference: to take its torque
-        # would drop the arm. A runaway passes the reference, at most lead / its speed (0.16 s) later.
-        away = reading.velocity * lag <= 0.0
+        # would drop the arm. A runaway passes the reference, at most lead / its speed (0.16 s) later. One
+        # that was shoved far dragged its reference along faster than its servo, and leaps back to that.
+        away = (reading.velocity * lag <= 0.0) & (reading.velocity * (servo - reading.position) <= 0.0)
         # Without force it falls, its servo having given up: others without torque would fall, too.
         driven = ~(load < s.limp_load)
         # A hand whose plug slides off an edge is shoved aside: a servo that pushes back is sound.

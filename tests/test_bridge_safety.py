@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from dataclasses import replace
@@ -746,6 +747,27 @@ def test_a_joint_that_is_shoved_away_and_pushes_back_keeps_its_torque():
             safety.observe(replace(arm.reading(0.2 + 0.02 * k), load=load), 0.2 + 0.02 * k)
             safety.tick(0.2 + 0.02 * k)
         assert (safety.mode is Mode.OFF) is off
+
+
+def test_a_joint_that_was_shoved_far_leaps_back_to_where_its_servo_is_and_keeps_its_torque():
+    safety, arm = started()
+    live(safety, arm, 0.0, 0.2)
+
+    times_of_ticks = itertools.count(11)
+
+    def move(times, way, load):
+        for tick in itertools.islice(times_of_ticks, times):
+            at = 0.02 * tick
+            arm.true[0] += 0.02 * way
+            arm.velocity[0] = way
+            safety.observe(replace(arm.reading(at), load=np.array([load, 0.2, 0.2, 0.2, 0.2])), at)
+            safety.tick(at)
+
+    move(30, -1.0, 0.3)  # 0.6 rad, pushing back: its reference goes along, its servo follows at 0.5 rad/s
+    move(10, 1.0, 0.3)  # let go, past its reference
+    assert safety.mode is not Mode.OFF and arm.true[0] > safety.reference[0] + 0.02
+    move(40, 1.0, 0.3)  # past where its servo can be
+    assert safety.mode is Mode.OFF and safety.faults.counts["runaway"] == 1
 
 
 def test_a_hot_servo_sends_the_arm_home_slowly_and_lets_go_only_there():
