@@ -132,7 +132,10 @@ class Cell:
         heights = LIFT * np.arange(1, PIECES + 1) / PIECES
         limits = self.safety.limits
         ways = [widowx.lifted(reading.position, height) + sag for height in heights]
-        return [np.clip(way, limits.low, limits.high) for way in ways]
+        ways = [np.clip(way, limits.low, limits.high) for way in ways]
+        room, keep = limits.workspace, self.safety.settings.clearance
+        # Nothing stops at a pose that is too near to something, not even on its way out of there.
+        return [way for way in ways if room is None or room.clearance(way) >= keep]
 
 
 def tip_height(angles: np.ndarray) -> float:

@@ -25,7 +25,7 @@ import yaml
 from hardware_bridge.limiter import Limits
 from hardware_bridge.safety_settings import SafetySettings
 from hardware_bridge.servos import PROFILES, ArmProfile, JointSpec
-from hardware_bridge.workspace import BODIES, Box, Workspace
+from meld_envs.robots.workspace import BODIES, Box, Workspace
 
 T = TypeVar("T")
 Triple = tuple[float, float, float]

@@ -23,7 +23,7 @@ import numpy as np
 from hardware_bridge.safety_settings import SafetySettings
 from hardware_bridge.servos import JointSpec
 from hardware_bridge.watchdogs import Warmth, warmth
-from hardware_bridge.workspace import Workspace
+from meld_envs.robots.workspace import Workspace
 
 # What may be done ----------------------------------------------------------------------------------
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 class SafetySettings:
     """Bounds and deadlines; times in s, angles in rad, lengths in m, temperatures in °C.
 
-    Motion. ``tick``: of the loop that commands the servos. ``horizon``: how far ahead of the reference a goal
-    is: a host that dies leaves the arm at its goal, so this is the servos' own dead-man switch. Near the ready
-    pose, at 0.2 rad/s, emulated joints then rest within 143 ms with 60 ms, within 128 ms with the 50 ms of the
-    shipped files; the base of a stretched arm swings on, for 165 and 160 ms. ``margin``:
-    kept from joint limits. ``lead``: the most by which a goal may differ from the measured angle, which
-    bounds wind-up and the force of contact. ``clearance``: kept from table, keep-out box, workspace's edge.
+    Motion. ``tick``: of the loop that commands the servos. ``horizon``: how far ahead of the reference a
+    goal is: a host that dies leaves the arm at its goal, so this is the servos' own dead-man switch. Near the
+    ready pose, at 0.2 rad/s, emulated joints then rest within 143 ms with 60 ms, within 128 ms with the 50 ms
+    of the shipped files; the base of a stretched arm swings on, for 165 and 160 ms. ``margin``: kept from
+    joint limits. ``lead``: the most by which a goal may differ from the measured angle, which bounds wind-up
+    and the force of contact. ``clearance``: kept from table, keep-out box, the arm's base, workspace's edge.
     ``hold_speed``: sent with goals that hold, for 0 would mean full speed. ``move_speed`` and ``limp_speed``:
     of resets, and of the way home of an unwell arm (rad/s).
 

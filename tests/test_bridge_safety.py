@@ -17,7 +17,7 @@ from hardware_bridge.safety import Mode, Safety
 from hardware_bridge.safety_settings import SafetySettings
 from hardware_bridge.servos import PROFILES, WIDOWX_MK2, WX200
 from hardware_bridge.watchdogs import Deadline, DeadlineState, Plausibility, Reading
-from hardware_bridge.workspace import BODIES, Box, Workspace
+from meld_envs.robots.workspace import BODIES, Box, Workspace
 
 SETTINGS = SafetySettings()
 #: Of one adversarial stream; more of them: set the variable.

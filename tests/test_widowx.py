@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks.solvability import Inspection, held_out, inspect, random_actions, success_by_episode
+from hardware_bridge.config import EXAMPLE, TWIN, load
 from meld_agents.reference import ExplorerPolicy
 from meld_envs.families import widowx_ethernet
+from meld_envs.families.widowx_ethernet import next_goal
 from meld_envs.robots import widowx
 from meld_envs.robots.widowx import JOINTS, NUM_JOINTS
 
@@ -140,7 +142,37 @@ def test_goals_are_integrated_and_their_lead_is_bounded():
     for _ in range(100):
         goal = widowx.next_goal(goal, angles, velocities)
     assert np.allclose(goal, [[widowx.LEAD] * 5, [-widowx.LEAD] * 5])
-    assert np.allclose(widowx.next_goal(np.full(5, 1.57), np.full(5, 1.56), np.full(5, 0.2))[1:3], 1.551)
+    far = widowx.next_goal(np.full(5, 1.57), np.full(5, 1.56), np.full(5, 0.2))
+    assert np.allclose(far[1:3], [1.18, 1.551])
+
+
+def test_room_and_limits_are_those_of_the_shipped_robots():
+    for file in (TWIN, EXAMPLE):
+        robot = load(file)
+        limits = robot.limits()
+        assert np.allclose(
+            widowx.GOAL_LIMITS + [widowx.MARGIN, -widowx.MARGIN], np.stack([limits.low, limits.high], 1)
+        )
+        assert (robot.safety.lead, robot.safety.clearance, robot.safety.horizon) == (widowx.LEAD, 0.010, 0.05)
+        assert limits.workspace.table == widowx_ethernet.ROOM.table
+        assert limits.workspace.box == widowx_ethernet.ROOM.box
+    assert load(TWIN).limits().workspace == widowx_ethernet.ROOM
+
+
+def test_the_arm_keeps_clear_whatever_it_is_asked_for():
+    room = widowx_ethernet.ROOM
+    actions = np.concatenate([np.eye(5), -np.eye(5), np.random.default_rng(0).choice([-1.0, 1.0], (30, 5))])
+    env = held_out(ETHERNET, len(actions))
+    env.reset(seed=0)
+    nearest = np.full(len(actions), np.inf)
+    for step in range(80):
+        env.step(actions)
+        nearest = np.minimum(nearest, room.clearance(env.state()[:, :5]))
+        if step == 39:
+            env.reset(seed=0)
+            actions = np.random.default_rng(1).uniform(-1.0, 1.0, actions.shape)
+    assert nearest.min() > 0.003, "10 mm, and what the arm sags below its goals"
+    assert nearest.min() < 0.010
 
 
 # The environment ----------------------------------------------------------------------------
@@ -304,12 +336,13 @@ def test_pressing_bounds_the_lead_and_does_not_wind_up():
     env = held_out(ETHERNET, 1)
     env.reset(seed=0, options={"task": env.family.task(port=0.0, rotation=0.0, translation=0.0)})
     down = np.array([[0.0, 1.0, 0.0, 0.0, 0.0]])
-    for _ in range(20):
-        env.step(down)
+    for step in range(30):  # onto the rib between two ports
+        places = np.array([[0.2, 0.0, 0.065 - 0.004 * step]])
+        env.step(widowx.actions_towards(env.state()[:, :5], widowx.angles_at(places, np.zeros(1)), 0.3))
     pressed = env.state()[0]
     lead = pressed[10:15] - pressed[:5]
-    assert 0.085 < np.abs(lead).max() < 0.1
-    assert pressed[TIP][2] > 0.0, "the table holds"
+    assert 0.05 < np.abs(lead).max() < 0.1, "goals stay clear of the table, too"
+    assert pressed[TIP][2] == pytest.approx(widowx_ethernet.FACE, abs=0.002), "the switch holds"
     for _ in range(3):
         env.step(-down)
     assert env.state()[0, 1] < pressed[1] - 0.03, "back within a second"
@@ -366,7 +399,7 @@ def loop(actions, physics):
     for action in actions:
         env.step([action])
         for _ in range(env.family.ticks):
-            following = widowx.next_goal(goal, data.qpos, widowx.MAX_SPEED * action)
+            following = next_goal(goal[np.newaxis], data.qpos[np.newaxis], widowx.MAX_SPEED * action)[0]
             physics(model, data, goal, following)
             goal = following
     mujoco.mj_forward(model, data)

@@ -14,7 +14,7 @@ import numpy as np
 from hardware_bridge.calibration.hand import CalibrationError, Hand, Measured, Patience, Tell, hand
 from hardware_bridge.config import Configuration, Joint
 from hardware_bridge.servos import PROFILES, JointSpec
-from hardware_bridge.workspace import BODIES
+from meld_envs.robots.workspace import BODIES
 
 #: Held at a pose, a joint may read this much else than it should before it is calibrated (rad); so do zeros.
 ROUGH = 0.5

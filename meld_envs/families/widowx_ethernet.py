@@ -14,6 +14,7 @@ from meld_envs.camera import Marker, Quality
 from meld_envs.families.sawyer import ASSETS
 from meld_envs.family import Family, Outcome, Parameter
 from meld_envs.robots import widowx
+from meld_envs.robots.workspace import WIDOWX_MK2, Box, Workspace
 from meld_envs.tasks import Task
 from meld_envs.world import World
 
@@ -37,6 +38,18 @@ INSERTED = 0.012  # m, depth of the tip from which the plug is fully in
 TICKS = 15  # of the inner loop, 20 ms each, in a step: 3.33 Hz (paper, Section 5.3: 3.3 Hz)
 SUBSTEPS = 120  # physics steps of 2.5 ms
 START_PLACE, START_TURN = (0.160, 0.0, 0.090), 0.0  # m, of the tip; rad, of the plug
+
+# Where the arm may be, m, in the frame of its base, and how clear it keeps, as a robot's driver does; the
+# numbers are those of hardware_bridge/configs/widowx_twin.yaml.
+ROOM = Workspace(
+    WIDOWX_MK2,
+    Box((-0.20, -0.35, -0.02), (0.45, 0.35, 0.60)),
+    table=0.0,
+    keep_out=Box((0.17, -0.06, 0.0), (0.23, 0.06, 0.016)),  # the turntable under the switch
+)
+CLEAR_OF_ALL = 0.010
+HORIZON = 0.05  # s, over which it must be clear
+SAMPLES = 8  # of a way that may not be
 
 # The expert's way: heights of the tip over the face, m, and how well it must be aligned before it goes on.
 CLEAR = 0.020  # over the ribs, with the plug turned any way
@@ -68,7 +81,7 @@ class WidowXEthernet(Family):
 
     `Box(-1, 1, (5,), float32)`, 3.33 per second, out of range clipped: joint velocities, 1 is 0.2 rad/s. An
     inner loop of 50 Hz integrates them to the goals of position servos; a goal leads its joint by at
-    most 0.095 rad.
+    most 0.095 rad, and the arm keeps 10 mm clear of table, turntable, its own base and the workspace's edge.
 
     ## Reward
 
@@ -180,7 +193,7 @@ class WidowXEthernet(Family):
     def control(self, world: World, actions: np.ndarray) -> None:
         """One tick of the inner loop."""
         goal = world.memory["goal"]
-        following = widowx.next_goal(goal, world.qpos, widowx.MAX_SPEED * actions)
+        following = next_goal(goal, world.qpos, widowx.MAX_SPEED * actions)
         world.ctrl[:] = widowx.ramp(goal, following)
         world.memory["goal"] = following
 
@@ -252,6 +265,56 @@ def nearest_port(world: World) -> int:
     """The port of the first switch that is nearest to the plug's tip."""
     _, bottoms = _switch(world)
     return int(np.linalg.norm(bottoms[0] - widowx.site(world, widowx.TIP)[0], axis=1).argmin())
+
+
+# Control --------------------------------------------------------------------------------------------
+
+
+def next_goal(goal: np.ndarray, angles: np.ndarray, velocities: np.ndarray) -> np.ndarray:
+    """``widowx.next_goal``, and as much of the change as keeps the arm clear of what is around it.
+
+    Whose change does not, loses one joint's, that nearest the hand first, then half of all, then all of it:
+    what a robot's driver does (``hardware_bridge/limiter.py``). Arguments ``(n, 5)``.
+    """
+    following = widowx.next_goal(goal, angles, velocities)
+    sims = np.flatnonzero(~_is_clear(goal, following, angles))
+    if not len(sims):
+        return following
+    before, wanted = goal[sims], following[sims]
+    one_less = np.where(np.eye(widowx.NUM_JOINTS, dtype=bool)[::-1, np.newaxis], before, wanted)
+    tried = np.concatenate([one_less, (before + wanted)[np.newaxis] / 2.0, before[np.newaxis]])
+    passes = _is_clear(before, tried, angles[sims])
+    passes[-1] = True
+    following[sims] = tried[passes.argmax(axis=0), np.arange(len(sims))]
+    return following
+
+
+def _is_clear(goal: np.ndarray, following: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Whether arms keep clear on the way to where their goals would be a horizon later, ``(...)``.
+
+    The same way from where they are measured is looked at as well. Less clearance than is wanted may grow.
+    """
+    change = following - goal
+    way = change * (1.0 + HORIZON / widowx.TICK)
+    travel = np.abs(way) @ ROOM.reach  # of any point of the body, at most
+    here = ROOM.clearance(goal)
+    clear = (here - travel >= CLEAR_OF_ALL) & (ROOM.clearance(angles) - travel >= CLEAR_OF_ALL)
+    near = np.nonzero(~clear)
+    if len(near[0]):
+        arms = (np.broadcast_to(a, way.shape)[near] for a in (goal, angles, change, way))
+        clear[near] = _keeps_clear(*arms)
+    return clear
+
+
+def _keeps_clear(goal: np.ndarray, angles: np.ndarray, change: np.ndarray, way: np.ndarray) -> np.ndarray:
+    """The same for arms ``(n, 5)`` that may be near something: their way is looked at closely."""
+    parts = np.linspace(0.0, 1.0, SAMPLES)[:, np.newaxis, np.newaxis]
+    places = np.concatenate([goal + parts * way, angles[np.newaxis], (angles + change)[np.newaxis]])
+    clearances = ROOM.clearance(places)
+    here, there, at, to = clearances[0], clearances[SAMPLES - 1], clearances[-2], clearances[-1]
+    least = clearances[:SAMPLES].min(axis=0) - np.abs(way) @ ROOM.reach / (SAMPLES - 1) / 2.0
+    leaves = (here < CLEAR_OF_ALL) & (least > 0.0) & (there >= here - 1e-9)
+    return (to >= np.minimum(CLEAR_OF_ALL, at) - 1e-6) & ((least >= CLEAR_OF_ALL) | leaves)
 
 
 # Geometry -------------------------------------------------------------------------------------------

@@ -133,7 +133,9 @@ STATE_NAMES = (
 TICK = 0.02  # s, of the inner loop, which sets the servos' goals
 MAX_SPEED = 0.2  # rad/s, what an action of 1 asks of a joint
 LEAD = 0.095  # rad, by which a goal may lead its joint: bounds wind-up, and contact (48 % duty of an MX)
-MARGIN = 0.02  # rad, that goals keep from the joints' limits, as a robot's driver does
+MARGIN = 0.02  # rad, that goals keep from their limits, as a robot's driver does
+#: Of goals, rad, within the joints' own: a robot's file has them (``hardware_bridge/configs``).
+GOAL_LIMITS = np.array([(-1.2, 1.2), (-1.571, 1.2), (-1.2, 1.571), (-1.745, 1.745), (-2.617, 2.617)])
 
 
 def next_goal(goal: np.ndarray, angles: np.ndarray, velocities: np.ndarray) -> np.ndarray:
@@ -141,7 +143,7 @@ def next_goal(goal: np.ndarray, angles: np.ndarray, velocities: np.ndarray) -> n
 
     The command is integrated, not the measurement: a servo without an integral term sags under gravity, and
     integrating what is measured would creep down. How far a goal leads its joint is bounded, and it keeps
-    ``MARGIN`` from the joint's limits.
+    ``MARGIN`` from its limits.
 
     Args:
         goal: ``(..., 5)`` rad, now.
@@ -150,7 +152,7 @@ def next_goal(goal: np.ndarray, angles: np.ndarray, velocities: np.ndarray) -> n
     """
     wanted = goal + TICK * velocities
     held = np.minimum(np.maximum(wanted, angles - LEAD), angles + LEAD)
-    return np.minimum(np.maximum(held, LIMITS[:, 0] + MARGIN), LIMITS[:, 1] - MARGIN)
+    return np.minimum(np.maximum(held, GOAL_LIMITS[:, 0] + MARGIN), GOAL_LIMITS[:, 1] - MARGIN)
 
 
 def ramp(goal: np.ndarray, following: np.ndarray) -> np.ndarray:

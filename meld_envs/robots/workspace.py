@@ -1,7 +1,8 @@
 """Where the arm is: chains of joints, spheres on the body, and how far these are from what is around them.
 
-A ``Body`` holds an arm's published chain and spheres that cover it; ``Workspace`` holds the box, the table
-and the rig's keep-out box. ``Workspace.clearance`` is the least distance of any sphere from any of them, and
+A ``Body`` holds an arm's published chain, its base and spheres that cover the rest; ``Workspace`` holds the
+box, the table and the rig's keep-out box. ``Workspace.clearance`` is the least distance of any sphere from
+any of them, and
 ``Workspace.sweep`` answers for *every* configuration on a straight line between two, not only for samples:
 no point of the body moves farther than the sum of each joint's turn times its reach, so between two samples
 nothing can hide that is larger than half their distance.
@@ -55,10 +56,15 @@ class Sphere(NamedTuple):
 
 @dataclass(frozen=True)
 class Body:
-    """An arm's chain, base first, and the spheres that cover it."""
+    """An arm's chain, base first, the spheres that cover what moves, and its base.
+
+    Attributes:
+        base: radius and height (m) of a cylinder on the mounting plane; None: not known.
+    """
 
     hinges: tuple[Hinge, ...]
     spheres: tuple[Sphere, ...]
+    base: tuple[float, float] | None = None
 
     def at_height(self, height: float) -> Body:
         """The same body, its second joint's axis at a measured height above the mounting plane (m).
@@ -70,8 +76,19 @@ class Body:
         if not abs(height - published) < 0.1:
             raise ValueError(f"base height {height} m is not within 0.1 m of the published {published:.3f} m")
         x, y, z = self.hinges[0].origin
-        first = self.hinges[0]._replace(origin=(x, y, z + height - published))
-        return replace(self, hinges=(first, *self.hinges[1:]))
+        risen = height - published
+        first = self.hinges[0]._replace(origin=(x, y, z + risen))
+        base = None if self.base is None else (self.base[0], self.base[1] + risen)
+        return replace(self, hinges=(first, *self.hinges[1:]), base=base)
+
+    def from_base(self, points: np.ndarray) -> np.ndarray:
+        """How far points ``(..., 3)`` are outside the base (m); negative inside, by how much they are."""
+        if self.base is None:
+            return np.full(points.shape[:-1], np.inf)
+        radius, height = self.base
+        aside, above = np.hypot(points[..., 0], points[..., 1]) - radius, points[..., 2] - height
+        inside = np.minimum(np.maximum(aside, above), 0.0)
+        return np.hypot(np.maximum(aside, 0.0), np.maximum(above, 0.0)) + inside
 
     def points(self, angles: np.ndarray) -> np.ndarray:
         """Centres of the spheres, ``(..., spheres, 3)`` m, at joint angles ``(..., joints)`` rad."""
@@ -142,6 +159,7 @@ WIDOWX_MK2 = Body(
         Sphere("fingers", 4, (0.0, 0.0, _RAIL + 0.032), 0.025),
         Sphere("plug", 4, (0.0, 0.0, _RAIL + widowx.TIP_POSITION[2] - 0.007), 0.007, enters=True),
     ),
+    base=(0.0954, 0.089),
 )
 _X, _Y, _Z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 _EE = 0.043  # m, from the wrist's roll to the gripper's bar
@@ -239,9 +257,10 @@ class Workspace:
         return np.array([i for i, sphere in enumerate(self.body.spheres) if not sphere.enters])
 
     def _clearances(self, angles: np.ndarray) -> np.ndarray:
-        """``(..., 3, spheres)`` m: from the box, the table and the keep-out box."""
+        """``(..., 4, spheres)`` m: from the box, the table, the keep-out box and the arm's base."""
         points = self.body.points(angles)
-        found = np.full((*points.shape[:-2], 3, points.shape[-2]), np.inf)
+        found = np.full((*points.shape[:-2], 4, points.shape[-2]), np.inf)
+        found[..., 3, :] = self.body.from_base(points)
         found[..., 0, :] = self.box.depth(points)
         found[..., 1, :] = points[..., 2] - self.table
         if self.keep_out is not None:
@@ -256,7 +275,7 @@ class Workspace:
         """What is nearest to being touched at ``(joints,)`` rad."""
         distances = self._clearances(np.asarray(angles, dtype=np.float64))
         of, part = np.unravel_index(int(distances.argmin()), distances.shape)
-        names = ("the edge of the workspace box", "the table", "the rig's keep-out box")
+        names = ("the edge of the workspace box", "the table", "the rig's keep-out box", "the arm's base")
         return Nearest(float(distances[of, part]), self.body.spheres[part].name, names[of])
 
     def sweep(self, *waypoints: np.ndarray) -> float:
@@ -271,7 +290,7 @@ class Workspace:
         """``clearance`` of places and ``sweep`` of waypoints at once: one pass of numpy instead of two."""
         samples, slack = [np.reshape(places, (len(places), len(self.body.hinges)))], 0.0
         for start, end in itertools.pairwise(waypoints):
-            travel = float(np.abs(end - start) @ self._reach)
+            travel = float(np.abs(end - start) @ self.reach)
             pieces = max(1, math.ceil(travel / SPACING))
             samples.append(start + np.linspace(0.0, 1.0, pieces + 1)[:, None] * (end - start))
             slack = max(slack, travel / pieces / 2.0)
@@ -279,5 +298,6 @@ class Workspace:
         return clearances[: len(places)], float(clearances[len(places) :].min()) - slack
 
     @cached_property
-    def _reach(self) -> np.ndarray:
+    def reach(self) -> np.ndarray:
+        """As of ``Body.reach``."""
         return self.body.reach()
