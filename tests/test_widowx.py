@@ -336,13 +336,13 @@ def test_pressing_bounds_the_lead_and_does_not_wind_up():
     env = held_out(ETHERNET, 1)
     env.reset(seed=0, options={"task": env.family.task(port=0.0, rotation=0.0, translation=0.0)})
     down = np.array([[0.0, 1.0, 0.0, 0.0, 0.0]])
-    for step in range(30):  # onto the rib between two ports
-        places = np.array([[0.2, 0.0, 0.065 - 0.004 * step]])
-        env.step(widowx.actions_towards(env.state()[:, :5], widowx.angles_at(places, np.zeros(1)), 0.3))
+    for step in range(30):  # onto a port, turned so that it does not go in
+        places, turn = np.array([[0.2, -0.009, 0.065 - 0.004 * step]]), np.array([0.4])
+        env.step(widowx.actions_towards(env.state()[:, :5], widowx.angles_at(places, turn), 0.3))
     pressed = env.state()[0]
     lead = pressed[10:15] - pressed[:5]
     assert 0.05 < np.abs(lead).max() < 0.1, "goals stay clear of the table, too"
-    assert pressed[TIP][2] == pytest.approx(widowx_ethernet.FACE, abs=0.002), "the switch holds"
+    assert pressed[TIP][2] == pytest.approx(widowx_ethernet.FACE, abs=0.005), "the switch holds"
     for _ in range(3):
         env.step(-down)
     assert env.state()[0, 1] < pressed[1] - 0.03, "back within a second"
