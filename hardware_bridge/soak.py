@@ -77,9 +77,11 @@ class Log:
     lateness: list[float] = field(default_factory=list)
     missed: int = 0
     stepping: float = 0.0
+    stolen: list[float] = field(default_factory=list)
 
-    def take(self, info: Mapping[str, Any]) -> None:
-        """A step."""
+    def take(self, info: Mapping[str, Any], stolen: float = 0.0) -> None:
+        """A step, and the CPU time that was stolen during it (s)."""
+        self.stolen.append(stolen)
         self.steps += 1
         self.missed += int(info["missed"])
         self.jitter.append(abs(float(info["jitter"])))
@@ -87,6 +89,15 @@ class Log:
         self.stepping += PERIOD + float(info["jitter"])
         for name in filter(None, info["fault"].split(", ")):
             self.held[name] += 1
+
+
+def stolen() -> float:
+    """CPU time (s) that a hypervisor gave to others while this computer wanted it; 0 where none is told."""
+    try:
+        words = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
+        return int(words[8]) / float(os.sysconf("SC_CLK_TCK"))
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 class Usage:
@@ -175,12 +186,19 @@ class Soak:
         info: Mapping[str, Any] = {}
         while not truncated and not self.stop and time.monotonic() < until:
             action = self._env.unwrapped.expert_action() if expert else self._random(start)  # type: ignore[attr-defined]
+            faults, before = info.get("fault", ""), stolen()
             *_, truncated, info = self._env.step(action)
-            self.log.take(info)
+            self.log.take(info, stolen() - before)
+            if info["fault"] and not faults:
+                self._tell_held(info["fault"])
         self.log.attempts += expert and truncated
         self.log.insertions += bool(expert and truncated and info["success"])
         if not truncated:
             self._robot.end_episode(self._env.unwrapped._batch._world)  # type: ignore[attr-defined]
+
+    def _tell_held(self, what: str) -> None:
+        minutes, lost = (time.monotonic() - self.log.began) / 60.0, 1000.0 * self.log.stolen[-1]
+        print(f"{minutes:6.1f} min  HELD: {what}  (stolen by the hypervisor: {lost:.0f} ms)", flush=True)
 
     def _angles(self) -> np.ndarray:
         """Of the joints, ``(5,)`` rad, as measured."""
@@ -260,6 +278,8 @@ class Soak:
             *_percentiles("step jitter", log.jitter),
             *_percentiles("step lateness", log.lateness),
             Row("periods missed", log.missed),
+            Row("CPU time stolen by a hypervisor", round(sum(log.stolen), 2), "s"),
+            Row("CPU time stolen in one step, most", round(1000.0 * max(log.stolen, default=0.0)), "ms"),
         ]
         for name, what in (("late", "inner loop lateness"), ("cycle", "cycle"), ("round_trip", "round trip")):
             if name in told:

@@ -150,9 +150,8 @@ def test_room_and_limits_are_those_of_the_shipped_robots():
     for file in (TWIN, EXAMPLE):
         robot = load(file)
         limits = robot.limits()
-        assert np.allclose(
-            widowx.GOAL_LIMITS + [widowx.MARGIN, -widowx.MARGIN], np.stack([limits.low, limits.high], 1)
-        )
+        assert np.allclose(widowx.GOAL_LIMITS[:, 0] + widowx.MARGIN, limits.low)
+        assert np.allclose(widowx.GOAL_LIMITS[:, 1] - widowx.MARGIN, limits.high)
         assert (robot.safety.lead, robot.safety.clearance, robot.safety.horizon) == (widowx.LEAD, 0.010, 0.05)
         assert limits.workspace.table == widowx_ethernet.ROOM.table
         assert limits.workspace.box == widowx_ethernet.ROOM.box

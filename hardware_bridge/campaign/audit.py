@@ -7,12 +7,13 @@ or modes. What it holds every packet of a log to:
 - no goal is farther from where its joint was last measured than the lead;
 - from packet to packet a goal moves no faster than speed and acceleration let it, unless it gives way to a
   joint that was pushed, that is, moves towards where that is measured;
-- no pose of goals is outside the workspace, or nearer to it than the one before;
+- no pose of goals is outside the workspace, unless the one before or the arm as measured is farther outside;
 - of registers, goals, speeds, torque enable and torque limits are written, nothing else, and no EEPROM.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -197,13 +198,20 @@ class Audit:
         if len(axis.told) == WINDOW and at - axis.told[0][0] < 0.7 * WINDOW * self._tick:
             self._say(at, axis.spec.name, f"{WINDOW} goals in {at - axis.told[0][0]:.2f} s")
 
+    def _measured_clearance(self) -> float:
+        """Of the arm as it was read last."""
+        pose = [axis.measured / axis.spec.sign for axis in self._joints if axis.measured is not None]
+        if len(pose) < len(self._joints):
+            return math.inf
+        return float(self._space.clearance(np.array(pose)))
+
     def _pose(self, at: float) -> None:
-        """All joints at their goals; less clearance than wanted, as where an arm was found, may grow."""
+        """All joints at their goals; less clearance than wanted, where an arm was found or fell, may grow."""
         pose = [axis.goal / axis.spec.sign for axis in self._joints if axis.goal is not None]
         if len(pose) < len(self._joints):
             return
         clearance = float(self._space.clearance(np.array([pose]))[0])
-        if clearance < 0.0 and clearance < self._clearance - 1e-4:
+        if clearance < min(0.0, self._clearance, self._measured_clearance()) - 1e-4:
             self._say(at, "arm", f"goals {1000 * -clearance:.1f} mm outside the workspace")
         self._clearance = clearance
 
