@@ -212,10 +212,14 @@ class Driver:
         assert command.goal is not None  # braking at rest is always possible
         assert command.speed is not None
         try:
-            # Where it stands, and not where its limits would have it: torque comes without a jerk.
-            self.arm.power(self._goals(reading.position, command.speed))
+            # Where it stands, and not where its limits would have it: torque comes without a jerk. Beyond its
+            # fence, a servo would refuse it.
+            joints = self.arm.profile.joints
+            low, high = [joint.lower for joint in joints], [joint.upper for joint in joints]
+            told = np.clip(reading.position, low, high)
+            self.arm.power(self._goals(told, command.speed))
             # That took many packets: the loop's time begins now, or its first tick would count as late.
-            told, reading = reading.position, self.arm.read()
+            reading = self.arm.read()
             self.command, self.reading = self.safety.start(reading, self.beat.now(), told), reading
         except (LinkError, ValueError, FaultError):
             # An arm that a killed driver left raised is held by nothing else.

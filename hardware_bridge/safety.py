@@ -33,6 +33,9 @@ from hardware_bridge.faults import KINDS, Condition, Fault, FaultError, Faults, 
 from hardware_bridge.limiter import Change, Limiter, Limits, Reference, Step
 from hardware_bridge.watchdogs import Deadline, Health, Motion, Plausibility, Reading
 
+#: So far beyond its limits an arm is started nevertheless (rad): folded at rest it may sag over them, as the
+#: emulated one does by 0.001. Torque then turns it back so far, to its fence.
+OVER = 0.02
 #: Faults of servos that shut themselves down, or were without power: their joints fall.
 GAVE_UP = ("overload", "overheated", "servo limp", "servo rebooted")
 
@@ -178,7 +181,7 @@ class Safety:
         limits, margin = self.limits, self.settings.margin
         beyond = np.maximum(limits.low - margin - position, position - limits.high - margin)
         joint = int(beyond.argmax())
-        if beyond[joint] > 0:
+        if beyond[joint] > OVER:
             raise ValueError(
                 f"{limits.names[joint]} stands at {position[joint]:.3f} rad, beyond its limits by "
                 f"{beyond[joint]:.3f}: move it inside by hand"

@@ -10,7 +10,7 @@ import pytest
 
 import meld_envs  # noqa: F401 - registers the environments
 from hardware_bridge.arm import NotReadyError, ServoArm
-from hardware_bridge.backend import Twin
+from hardware_bridge.backend import Lockstep, Twin
 from hardware_bridge.campaign.stand import Stand
 from hardware_bridge.cell import tip_height
 from hardware_bridge.config import TWIN, load
@@ -381,6 +381,17 @@ def test_a_start_that_fails_halfway_drops_nothing_that_was_held(raised, twin):
     assert torques == [raised] * 3
     if raised:
         assert np.abs(robot.world.data.qpos - before).max() < 0.05
+
+
+def test_an_arm_that_sags_a_little_over_its_limits_is_started_and_brought_inside(bus):
+    joint = WIDOWX_MK2.joints[2]
+    line, arm = bus(positions={"joint_2": -1.2, "joint_3": joint.upper + 0.01})
+    limits = load(TWIN).limits()
+    driver = Driver(arm, Safety(limits, WIDOWX_MK2.rest), Lockstep(line, arm.link, 0.02))
+    driver.start()
+    driver.run(1.0)
+    assert driver.safety.mode is Mode.READY and not driver.safety.faults.history
+    assert driver.reading.position[2] <= joint.upper
 
 
 def returned(stand, change):
