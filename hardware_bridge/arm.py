@@ -101,7 +101,9 @@ class ServoArm:
             return self._elsewhere(axis, servo)
         number = values["model_number"]
         if number == axis.model.number:
-            if values["torque_enable"] and axis.name not in self.powered:
+            if not values["torque_enable"]:
+                self.found_on.discard(axis.name)
+            elif axis.name not in self.powered:
                 self.found_on.add(axis.name)
             return _shut_down(axis, servo, values)
         try:

@@ -12,9 +12,10 @@ import numpy as np
 from hardware_bridge.arm import ServoArm
 from hardware_bridge.config import Configuration
 from hardware_bridge.driver import Beat, Driver
+from hardware_bridge.errors import LinkError
 from hardware_bridge.faults import FaultError
 from hardware_bridge.link import Link
-from hardware_bridge.rig import Rig
+from hardware_bridge.rig import Rig, RigError
 from hardware_bridge.safety import Command, Mode, Safety
 from meld_envs.families import widowx_ethernet as scene
 from meld_envs.robots import widowx
@@ -27,6 +28,9 @@ SAG = np.array([0.0, 0.06, 0.05, 0.03, 0.0])
 WAYS_OUT = 3
 #: For which the arm stands still before an episode (s).
 SETTLE = 0.4
+#: While everything is checked, at least so much is added to the deadline of every reply, for a computer that
+#: has other things to do (s); and so many retries. A question that nobody answers ends the start.
+START_SLACK, START_RETRIES = 0.02, 4
 
 
 class Cell:
@@ -67,8 +71,37 @@ class Cell:
         Raises:
             NotReadyError, ValueError, FaultError, LinkError: as ``Driver.start``.
         """
-        self.driver.start()
-        self.rig.start()
+        link = self.arm.link
+        slack, retries = link.slack, link.retries
+        link.slack, link.retries = max(slack, START_SLACK), max(retries, START_RETRIES)
+        try:
+            self.driver.start()
+            self.rig.start()
+        finally:
+            link.slack, link.retries = slack, retries
+
+    def rise(self) -> None:
+        """Takes an arm up again that faults sent to rest, once they are over: it is started anew.
+
+        One that is still on its way arrives first. One that somebody shut down, or that lost its torque for
+        a runaway, is left as it is.
+
+        Raises:
+            FaultError: faults last, or wait to be acknowledged; of those that pass by themselves,
+                ``FaultError.passes`` is true.
+            NotReadyError, ValueError: as ``Driver.start``; torque is off.
+            RuntimeError: the bus failed meanwhile; likewise.
+        """
+        self.safety.end_episode()
+        self.driver.come_to_rest()
+        if not self.safety.rests:
+            return
+        self.driver.recover()
+        try:
+            self.start()
+        except LinkError as error:
+            self.safety.report("packet lost", "bus", error.what)
+            raise RuntimeError(f"the arm stays at rest, for it could not be started: {error}") from error
 
     def clear_of_rig(self) -> bool:
         """Whether the plug, by what the joints measure, is above the ports."""
@@ -79,13 +112,20 @@ class Cell:
         """Out and up, to the servos' goals ``(5,)`` rad, then the switch to its pose; an episode begins.
 
         Raises:
-            FaultError: faults hold the arm that a new episode does not end.
+            FaultError: faults hold the arm that a new episode does not end, or keep it at rest.
             RigError: the rig does not do what it should.
+            NotReadyError, ValueError, RuntimeError: it was at rest and cannot be taken up, as ``rise``.
         """
         safety, driver = self.safety, self.driver
+        self.rise()
         self._go_out_to(goal)
-        self.rig.move(rotation, translation)
+        try:
+            self.rig.move(rotation, translation)
+        except RigError:
+            self._not_going_home()  # or it was not the rig that failed
+            raise
         driver.run(SETTLE)
+        self._not_going_home()
         safety.begin_episode(driver.beat.now())
 
     def _go_out_to(self, goal: np.ndarray) -> None:
@@ -118,6 +158,9 @@ class Cell:
         self.safety.end_episode()
         if self.safety.mode not in (Mode.HOMING, Mode.OFF):
             self.driver.recover()
+        self._not_going_home()
+
+    def _not_going_home(self) -> None:
         if self.safety.mode in (Mode.HOMING, Mode.OFF):
             raise FaultError("the arm goes to its rest pose", self.safety.faults.active)
 

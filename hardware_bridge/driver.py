@@ -319,14 +319,15 @@ class Driver:
         """Ends what a new episode may end; servos that shut themselves down are asked once to go on.
 
         They, and joints that something blocks, back off first: what is blocked is not pressed again, for the
-        goal is where the joint is now.
+        goal is where the joint is now. Without torque nobody is asked: ``start`` will look at them.
 
         Raises:
             FaultError: faults remain; how often one may come is the book's business.
         """
         self.safety.end_episode()
-        gave_up = {fault.where for fault in self.safety.faults.active if fault.kind in REVIVED}
-        blocked = {fault.where for fault in self.safety.faults.active if fault.kind == "follow error"}
+        held = () if self.safety.mode is Mode.OFF else self.safety.faults.active
+        gave_up = {fault.where for fault in held if fault.kind in REVIVED}
+        blocked = {fault.where for fault in held if fault.kind == "follow error"}
         if gave_up | blocked:
             self.safety.back_off(gave_up | blocked, self.beat.now())
         for axis in self.arm.profile:
@@ -359,6 +360,15 @@ class Driver:
         self._until(lambda: self.safety.mode is not Mode.MOVING)
         if self.safety.mode is not Mode.READY:
             raise FaultError("the move was given up", self.safety.faults.active)
+
+    def come_to_rest(self) -> None:
+        """Lets an arm arrive that faults sent to its rest pose; it may also be held on the way.
+
+        Raises:
+            FaultError: it does not arrive, and its own deadline failed.
+        """
+        if self.safety.mode is Mode.HOMING:
+            self._until(lambda: self.safety.mode is not Mode.HOMING)
 
     def shut_down(self) -> None:
         """Slowly to the rest pose, and only there torque off: joints, then gripper and rig.

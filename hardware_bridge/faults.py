@@ -88,7 +88,7 @@ KINDS: dict[str, Kind] = {
     "overload": Kind(_R, _HOLD, "Back off, restore the torque limit; lighten the load."),
     "load high": Kind(_R, _HOME, "Lighten what the arm holds, or press less."),
     "warm": Kind(_T, _ON, "It may need a rest soon."),
-    "hot": Kind(_R, _HOME, "Let it cool below the warning."),
+    "hot": Kind(_R, _HOME, "It cools at rest; the next episode waits until it is below the warning."),
     "overheated": Kind(_L, _HOME, "Let it cool; find out what it works against."),
     "voltage low": Kind(_T, _ON, "Check the supply under load."),
     "undervoltage": Kind(_R, _HOLD, "Use a stronger supply (12 V, 10 A)."),
@@ -140,6 +140,14 @@ class FaultError(Exception):
     def __init__(self, what: str, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
         super().__init__(f"{what}: " + "; ".join(map(str, self.faults)))
+
+    @property
+    def passes(self) -> bool:
+        """Whether an arm at rest gets over all of them by itself, as one that has to cool does."""
+        kept = [fault for fault in self.faults if fault.response > Response.CARRY_ON]
+        return bool(kept) and all(
+            fault.severity is Severity.RECOVERABLE and fault.response is Response.LIMP_HOME for fault in kept
+        )
 
 
 class Faults:

@@ -45,14 +45,13 @@ from hardware_bridge.rig import RigError
 from hardware_bridge.safety import Command, Received
 
 #: Added to the deadline of every reply, for a computer that has other things to do (s); and retries. Both are
-#: small: three cycles with a silent servo must not take longer than the loop may be late. Before the loop
-#: begins there is more time.
+#: small: three cycles with a silent servo must not take longer than the loop may be late.
 SLACK, RETRIES = 0.005, 1
-START_SLACK, START_RETRIES = 0.02, 4
 #: Bytes of the longest message.
 LONGEST = 1 << 16
-#: How long a request may take at most (s): a reset over the whole workspace, faults included.
-PATIENCE = 180.0
+#: How long a request may take at most (s): the way home of an unwell arm, and a reset over the whole
+#: workspace, faults included.
+PATIENCE = 240.0
 #: From the end of the policy's process until the driver's must have gone to rest (s).
 PARKING = 60.0
 #: Among real-time processes; the lowest is above everything else.
@@ -234,7 +233,7 @@ class Host:
         configuration = load(config)
         self.beat = _Beat(configuration.safety.tick, messages, self._serve)
         self._port, self._scheduling = configuration.port, configuration.scheduling
-        link = self._open(START_SLACK, START_RETRIES)
+        link = self._open()
         self.cell = Cell(configuration, link, self.beat, cameras=cameras, after=self._tell, reopen=self._open)
         self._inside = False  # a long command
         self._asked: deque[dict[str, Any]] = deque()
@@ -245,11 +244,11 @@ class Host:
         self._round_trips, self._cycles, self._late = Durations(), Durations(), Durations()
         self._stop, self._why = False, ""
 
-    def _open(self, slack: float = SLACK, retries: int = RETRIES) -> Link:
+    def _open(self) -> Link:
         """The bus, by its name."""
         return Link(
             self._port.device, self._port.baud,
-            latency_timer=self._port.latency_timer, slack=slack, retries=retries, record=self._transacted,
+            latency_timer=self._port.latency_timer, slack=SLACK, retries=RETRIES, record=self._transacted,
         )  # fmt: skip
 
     @property
@@ -265,11 +264,10 @@ class Host:
         """Until it is told to leave; the exit code."""
         try:
             self.cell.start()
-            self._rig = self.cell.rig.measured()
+            self._rig = self.cell.rig.last
         except (Exception, _Leave) as error:
             self._send({"failed": _error(error)})
             raise
-        self.link.slack, self.link.retries = SLACK, RETRIES
         gc.collect()
         gc.freeze()  # what there is now stays: the collector need not look through it in a tick
         self.beat.start()
@@ -727,7 +725,7 @@ class DriverProcess:
         """Out and up, to the servos' goals (rad), the rig to its pose (rad, m); an episode begins.
 
         Raises:
-            FaultError, RigError, ValueError, RuntimeError: as ``Cell.reset``.
+            FaultError, RigError, NotReadyError, ValueError, RuntimeError: as ``Cell.reset``.
         """
         self._ask("reset", list(map(float, goal)), float(rotation), float(translation), timeout=PATIENCE)
 

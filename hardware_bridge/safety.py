@@ -131,7 +131,7 @@ class Safety:
         self._policy_state = _Policy(np.zeros(len(limits.names)))
         self._reference = Reference.at(self.rest)
         self._move: _Move | None = None
-        self._shutting_down = False
+        self._shutting_down = self._limped = False
         self._ticked = math.nan
         self._conditions: list[tuple[Condition, float]] = []  # reported since the last tick, or until then
         self._health_now: list[Condition] = []
@@ -140,6 +140,11 @@ class Safety:
     def reference(self) -> np.ndarray:
         """``(joints,)`` rad: where the arm should be now, before the servos sag under it."""
         return self._reference.position.copy()
+
+    @property
+    def rests(self) -> bool:
+        """Whether torque is off because faults sent the arm to its rest pose, and nobody asked for it."""
+        return self.mode is Mode.OFF and self._limped
 
     # ------------------------------------------------ what comes in
 
@@ -172,7 +177,8 @@ class Safety:
         self._joints.stop()
         self._joints.feed(reading.at)
         self._motion = Motion(self.settings, self.limits.names)
-        self.mode, self._move, self._shutting_down = Mode.READY, None, False
+        self.mode, self._move = Mode.READY, None
+        self._shutting_down = self._limped = False
         self._stop_policy()
         self._ticked = now
         return self._command(now, self._limiter.brake(self._reference, reading.position, self.settings.tick))
@@ -435,7 +441,7 @@ class Safety:
         """The mode that the faults ask for."""
         response = self.faults.response
         if response is Response.TORQUE_OFF:
-            self.mode = Mode.OFF
+            self.mode, self._limped = Mode.OFF, False
             self._stop_policy()
         elif response is Response.HOLD:
             self.mode, self._move = Mode.HOLDING, None
@@ -486,6 +492,7 @@ class Safety:
         there = np.abs(last.position - move.target).max() < self.settings.arrived
         if near and there:
             # A limp home is over where torque may go off: that is what lets the servos cool.
+            self._limped = self.mode is Mode.HOMING and not self._shutting_down
             self.mode, self._move = (Mode.OFF if self.mode is Mode.HOMING else Mode.READY), None
         elif now > move.until:
             left = np.abs(last.position - move.target)

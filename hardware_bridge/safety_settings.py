@@ -18,7 +18,9 @@ class SafetySettings:
     joint limits. ``lead``: the most by which a goal may differ from the measured angle, which bounds wind-up
     and the force of contact. ``clearance``: kept from table, keep-out box, the arm's base, workspace's edge.
     ``hold_speed``: sent with goals that hold, for 0 would mean full speed. ``move_speed`` and ``limp_speed``:
-    of resets, and of the way home of an unwell arm (rad/s).
+    of resets, and of the way home of an unwell arm (rad/s). ``rest_wait``: for which the beginning of an
+    episode waits for an arm that cools at rest; from 65 to 60 °C the emulated servos, whose time constant is
+    300 s, take 40 s.
 
     Deadlines. ``action_deadline``: from an action until braking begins. ``stop_time``: from there to rest.
     ``action_age``: an action that is older on arrival is dropped. ``period``: of the policy. ``joints_age``,
@@ -44,6 +46,7 @@ class SafetySettings:
     hold_speed: float = 0.05
     move_speed: float = 0.3
     limp_speed: float = 0.1
+    rest_wait: float = 900.0
 
     action_deadline: float = 0.42  # seen at the next tick: braking begins within 0.45
     stop_time: float = 0.2

@@ -8,10 +8,11 @@ may do; that is the driver's, in its own process.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -19,16 +20,54 @@ import numpy as np
 
 from hardware_bridge.arm import ServoArm
 from hardware_bridge.cameras import Cameras, Frame, OnFrame
+from hardware_bridge.cell import START_SLACK
 from hardware_bridge.config import Configuration, load
 from hardware_bridge.errors import LinkError
+from hardware_bridge.faults import FaultError
 from hardware_bridge.insertion import Insertion, InsertionSensor, SensorError, Watch, probe
 from hardware_bridge.link import Link
-from hardware_bridge.process import HELD, START_SLACK, DriverGone, DriverProcess, Tick
+from hardware_bridge.process import HELD, DriverGone, DriverProcess, Tick
 from hardware_bridge.safety import Mode
 from hardware_bridge.watches import LASTS, LOOK, CameraWatch, admit
 
+logger = logging.getLogger(__name__)
+
 #: From opening the cameras until their first pictures (s).
 FIRST_PICTURES = 10.0
+#: How often an arm that rests is asked for again, and how often it is told that it is waited for (s).
+RETRY, TELL = 5.0, 60.0
+
+
+def when_rested(
+    begin: Callable[[], None],
+    longest: float,
+    now: Callable[[], float] = time.monotonic,
+    wait: Callable[[float], None] = time.sleep,
+) -> None:
+    """Begins an episode; tries again while the arm rests because of faults that pass by themselves.
+
+    Args:
+        begin: as ``Cell.reset``.
+        longest: that is waited (s), in all.
+        now: the time (s).
+        wait: lets seconds pass.
+
+    Raises:
+        FaultError: the arm still rests after that time; or, at once, faults hold it that do not pass.
+        Others: as ``begin``.
+    """
+    until, tell = now() + longest, now()
+    while True:
+        try:
+            return begin()
+        except FaultError as error:
+            if not error.passes or now() >= until:
+                raise
+            if now() >= tell:
+                tell = now() + TELL
+                faults = "; ".join(map(str, error.faults))
+                logger.warning("the arm rests, for %.0f s more at most: %s", until - now(), faults)
+        wait(RETRY)
 
 
 class Senses:
@@ -197,16 +236,20 @@ class Session:
     ) -> None:
         """Out and up, to a pose, the rig to its own; if no plug is in then, the policy may act from now on.
 
+        An arm that rests because it is hot, or had to push for too long, is waited for: ``safety.rest_wait``
+        of the robot's file at most. What it waits for is logged once a minute.
+
         Args:
             goal: ``(joints,)`` rad; the ready pose by default.
             rig: rotation (rad) and translation (m); home by default.
 
         Raises:
-            FaultError, RigError: as ``Cell.reset``.
+            FaultError, RigError, NotReadyError, ValueError, RuntimeError: as ``Cell.reset``.
             SensorError: the sensor cannot say, or says that the plug is in.
         """
         robot = self.configuration
-        self.door.reset(robot.arm.ready if goal is None else goal, *(robot.rig.home if rig is None else rig))
+        pose, place = robot.arm.ready if goal is None else goal, robot.rig.home if rig is None else rig
+        when_rested(lambda: self.door.reset(pose, *place), robot.safety.rest_wait)
         try:
             admit(self.senses.sensor, self.report)
         except SensorError:
