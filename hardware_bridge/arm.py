@@ -241,10 +241,14 @@ class ServoArm:
             if error & bit:
                 self.conditions.append(Condition(kind, axis.name, f"its servo says so (0x{error:02x})"))
 
-    def inspect(self) -> None:
-        """Looks after one more of the powered axes: is its torque on, has its servo shut itself down?
+    def inspect(self) -> JointSpec:
+        """Looks after one more of the axes: is its torque on, has its servo shut itself down?
 
-        A servo that restarted, or gave up, goes on acknowledging; only its registers tell.
+        A servo that restarted, or gave up, goes on acknowledging; only its registers tell. Of one that has no
+        torque, as the gripper's, it is only asked whether it is there.
+
+        Returns:
+            Whom it was about.
 
         Raises:
             LinkError: it does not answer.
@@ -252,11 +256,14 @@ class ServoArm:
         axis = self._axes[self._inspected % len(self._axes)]
         self._inspected += 1
         if axis.name not in self.powered:
-            return
+            if axis not in self.profile.joints:  # those are read in every cycle
+                self.link.ping(axis.protocol, axis.id)
+            return axis
         values = self._looked_after(axis)
         if axis.protocol == 1:
             self._restarted(axis, values["torque_limit"])
         self._goal_taken(axis, values["goal_position"])
+        return axis
 
     def _looked_after(self, axis: JointSpec) -> dict[str, int]:
         """The registers of torque and goal; whether torque is on is noted."""

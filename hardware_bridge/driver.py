@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -29,6 +29,8 @@ MISSES = 3
 SILENCE = 1.0
 #: One more axis is inspected every so many cycles: all eight of the Mark II within 0.64 s.
 INSPECTION = 4
+#: Inspections in a row that a servo leaves unanswered, until it counts as lost: within 1.92 s.
+UNANSWERED = 3
 #: Faults after which a servo is asked to go on; a hot one has to cool, one that restarted is started anew.
 REVIVED = ("overload", "servo limp")
 #: After a port came back: how often whoever is not there as before, fences included, is looked for (s).
@@ -158,6 +160,50 @@ class Misses:
         return found
 
 
+class Inspections:
+    """One axis after the other, and who is named for staying silent: gripper and rig are asked no other way.
+
+    One that leaves its own inspections unanswered, again and again while others answer, is missing until it
+    answers one. That is no missed reading: the joints were read.
+
+    Args:
+        arm: whose axes are inspected.
+    """
+
+    def __init__(self, arm: ServoArm) -> None:
+        self._arm = arm
+        self._names = {servo: axis.name for axis in arm.profile for servo in axis.ids}
+        self._silent = Counter[int]()  # inspections in a row, by id
+        self._missing: dict[int, Condition] = {}
+
+    @property
+    def missing(self) -> tuple[Condition, ...]:
+        """Who is, in every cycle: it would be over in between, if it were told at inspections alone."""
+        return tuple(self._missing.values())
+
+    def next(self) -> list[Condition]:
+        """Inspects one more; the packet that was lost, if it did not answer.
+
+        Raises:
+            LinkError: other than silence.
+        """
+        try:
+            servo = self._arm.inspect().id
+        except NoReply as error:
+            self._unanswered(error.ids[0], error.what)
+            return [Condition("packet lost", "bus", error.what)]
+        self._silent.pop(servo, None)
+        self._missing.pop(servo, None)
+        return []
+
+    def _unanswered(self, servo: int, what: str) -> None:
+        self._silent[servo] += 1
+        times = self._silent[servo]
+        if servo in self._missing or (times >= UNANSWERED and self._arm.lost(servo)):
+            where, detail = self._names.get(servo, "bus"), f"no answer to {times} inspections: {what}"
+            self._missing[servo] = Condition("servo missing", where, detail)
+
+
 class Driver:
     """The arm under safety.
 
@@ -188,7 +234,7 @@ class Driver:
         self.command: Command | None = None
         self.reading: Reading | None = None
         self._after = after
-        self._misses = Misses(arm)
+        self._misses, self._inspections = Misses(arm), Inspections(arm)
         self._cycles = 0
         self._names = [joint.name for joint in arm.profile.joints]
         self._reopening = None if reopen is None else Reopening(reopen)
@@ -263,9 +309,10 @@ class Driver:
                     self.reading = reading
                     break
             self._cycles += 1
-            if self._cycles % INSPECTION == 0:
-                self.arm.inspect()
             self._misses.over()
+            if self._cycles % INSPECTION == 0:
+                for condition in self._inspections.next():
+                    self.safety.report(*condition)
         except PortError as error:
             self.safety.report("port gone", "bus", error.what)
             self._open_again()
@@ -276,7 +323,7 @@ class Driver:
             self._check_again()
         link = self.arm.link
         traffic = self._traffic.check(link.counts, link.counts_by_id, self.beat.now())
-        for condition in [*self.arm.drain(), *traffic, *self._unready]:
+        for condition in [*self.arm.drain(), *traffic, *self._unready, *self._inspections.missing]:
             self.safety.report(*condition)
 
     def _open_again(self) -> None:

@@ -348,6 +348,51 @@ def test_the_rig_bears_a_silent_tick_and_names_a_servo_that_is_lost(twin):
     ]
 
 
+@pytest.mark.parametrize("name", ["gripper", "rotation", "translation"])
+def test_a_servo_that_nobody_moves_is_named_when_it_is_lost_and_only_it(name, twin):
+    robot = twin()
+    robot.link.slack, robot.link.retries = 0.02, 0
+    servo = robot.line.servo(robot.arm.profile.axis(name).id)
+    servo.mute = True
+    robot.driver.run(1.25)  # two inspections at most
+    servo.mute = False
+    robot.driver.run(0.7)
+    servo.mute = True
+    robot.driver.run(1.25)
+    assert robot.safety.mode is Mode.READY and not robot.safety.faults.counts["servo missing"]
+    lost = robot.driver.beat.now()
+    robot.driver.run(2.0)
+    missing = [fault for fault in robot.safety.faults.history if fault.kind == "servo missing"]
+    assert [fault.where for fault in missing] == [name] and missing[0].since - lost < 0.68
+    assert robot.safety.mode is Mode.HOLDING
+    for _ in range(30):  # between inspections, too, it is still so
+        robot.driver.cycle()
+        robot.driver.beat.wait()
+        with pytest.raises(FaultError, match="still so"):
+            robot.safety.acknowledge("servo missing", name)
+    servo.mute = False
+    robot.driver.run(0.7)
+    robot.safety.acknowledge("servo missing", name)
+    robot.reset(np.array(robot.configuration.arm.ready), 0.0, 0.0)
+    assert robot.safety.mode is Mode.POLICY
+
+
+@pytest.mark.parametrize("mode", [Mode.POLICY, Mode.OFF])
+def test_a_dead_servo_of_the_rig_is_named_whatever_the_arm_does(mode, tmp_path):
+    with Stand(tmp_path) as stand:
+        stand.episode()
+        if mode is Mode.OFF:
+            stand.safety.end_episode()
+            stand.safety.report("emergency stop", "relay", "pressed")
+            stand.idle(0.04)
+        assert stand.safety.mode is mode
+        stand.arm.link.retries = 0
+        stand.servo("translation").mute = True
+        stand.strike()
+        stand.act(2.0)
+        assert stand.seen("servo missing", "translation").after <= 1.96
+
+
 def test_a_port_that_vanishes_is_a_fault_and_no_crash(twin):
     robot = twin()
     robot.line.unplug()
