@@ -80,6 +80,8 @@ KINDS: dict[str, Kind] = {
     "follow error": Kind(_R, _HOLD, "Something blocks the joint, or the arm pressed for too long."),
     "servo limp": Kind(_R, _HOLD, "The servo shut itself down: let it cool, restore its torque limit."),
     "runaway": Kind(_L, _OFF, "It moved without a command: check the servo and its horn before anything."),
+    "joint strays": Kind(_R, _HOLD, "Its servo pushed it away from its goal: compare its table (doctor)."),
+    "joint oscillates": Kind(_R, _HOLD, "Check its horn for play, and its servo's gains (doctor)."),
     "no safe goal": Kind(_R, _HOLD, "Something pushed the arm: free it; begin a new episode."),
     "move timed out": Kind(_R, _HOLD, "A reset was blocked: see which limit was named; clear the way."),
     "loop late": Kind(_R, _HOLD, "The computer was too busy: give the driver a core of its own."),

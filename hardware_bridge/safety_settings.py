@@ -29,6 +29,9 @@ class SafetySettings:
     Supervision. ``follow_error`` for longer than ``follow_time``: pressing, or stuck. ``limp_error`` for
     longer than ``limp_time`` with a load below ``limp_load`` (fraction of stall): a servo that gave up
     without saying so. ``runaway_speed`` (rad/s) beyond what was commanded, for ``runaway_time``.
+    ``swings`` about the reference, each at least ``swing`` wide from end to end, within ``swing_time``: it
+    oscillates. More than ``stray`` (rad) away from the reference by the servo's own force within
+    ``stray_time``: it strays.
     ``high_load`` for ``load_time``. ``noise``: share of damaged replies within ``noise_time`` that is borne.
     ``jump``: what a reading may exceed its speed limit by, in rad.
     ``bad_actions``, ``bad_readings``: in a row, until the episode ends. ``repeats`` of a recoverable fault
@@ -63,6 +66,11 @@ class SafetySettings:
     limp_load: float = 0.03
     runaway_speed: float = 0.6
     runaway_time: float = 0.06
+    swing: float = 0.1
+    swings: int = 5
+    swing_time: float = 1.0
+    stray: float = 0.15
+    stray_time: float = 0.5
     high_load: float = 0.45
     load_time: float = 3.0
     low_voltage: float = 10.5

@@ -249,6 +249,91 @@ class Plausibility:
         return None
 
 
+#: What a joint does by itself is over once it has done so no more for so long (s): shorter than
+#: ``driver.CALM``, for which is waited before what is over counts as over.
+OVER = 0.15
+
+
+class Swings:
+    """How often each joint swung to and fro about its reference lately.
+
+    Commanded motion is not in it: a joint that follows has a lag that hardly changes. One shove, or a slip
+    out of a contact, is a swing there and one back.
+
+    Args:
+        joints: how many.
+        least: a swing is at least so wide from end to end (rad).
+        time: swings are counted for so long (s).
+    """
+
+    def __init__(self, joints: int, least: float, time: float) -> None:
+        self._least, self._time = least, time
+        self._low, self._high = np.full(joints, np.inf), np.full(joints, -np.inf)
+        self._way = np.zeros(joints)  # of the last swing: up 1, down -1
+        self._last = np.full(joints, -np.inf)  # when that was
+        self._recent: deque[tuple[float, np.ndarray]] = deque()
+
+    def update(self, lag: np.ndarray, now: float) -> np.ndarray:
+        """Takes in lags ``(joints,)`` rad; how often each joint ``(joints,)`` swung, 0 once it is over."""
+        self._low, self._high = np.minimum(self._low, lag), np.maximum(self._high, lag)
+        up = (self._way <= 0.0) & (lag - self._low >= self._least)
+        down = (self._way >= 0.0) & (self._high - lag >= self._least) & ~up
+        self._way = np.where(up, 1.0, np.where(down, -1.0, self._way))
+        # From here on the other end is looked for.
+        self._high, self._low = np.where(up, lag, self._high), np.where(down, lag, self._low)
+        swung = up | down
+        self._last = np.where(swung, now, self._last)
+        if swung.any():
+            self._recent.append((now, swung))
+        while self._recent and self._recent[0][0] < now - self._time:
+            self._recent.popleft()
+        number = np.sum([swung for _, swung in self._recent], axis=0)
+        return np.where(now - self._last < OVER, number, 0)
+
+
+#: A joint that is no farther than this from where it may be (rad) strays nowhere: sag, play, a tick of an AX.
+NEAR = 0.03
+
+
+class Strays:
+    """The way of each joint away from its reference for which its own servo pushed it.
+
+    A sound servo pushes towards its goal, whatever shoves or loads the joint: it adds nothing here. Nor does
+    what is no faster than what was commanded of late.
+
+    Args:
+        joints: how many.
+        horizon: a goal lies so far ahead of the reference (s).
+        push: less load than this (fraction of stall) is no push.
+        time: the way is added up for so long (s).
+    """
+
+    def __init__(self, joints: int, horizon: float, push: float, time: float) -> None:
+        self._horizon, self._push, self._time = horizon, push, time
+        self._last: tuple[float, np.ndarray] | None = None  # when each joint was where
+        self._strayed = np.full(joints, -np.inf)  # when each did
+        self._recent: deque[tuple[float, np.ndarray]] = deque()
+
+    def update(self, lag: np.ndarray, most: np.ndarray, reading: Reading) -> np.ndarray:
+        """Takes in lags (rad), the fastest commands of late (rad/s), ``(joints,)`` each; the ways (rad).
+
+        A way is 0 once it is over.
+        """
+        position = reading.position
+        since, before = (reading.at, position) if self._last is None else self._last
+        moved, self._last = position - before, (reading.at, position.copy())
+        way = np.maximum(0.0, np.abs(moved) - most * (reading.at - since))
+        beyond = np.abs(lag) > NEAR + self._horizon * most  # of reference and goal
+        pushes = np.abs(reading.load) >= self._push  # a load that is not told (NaN) is none
+        own = beyond & pushes & (reading.load * lag < 0.0) & (moved * lag < 0.0)
+        self._strayed = np.where(own, reading.at, self._strayed)
+        self._recent.append((reading.at, np.where(own, way, 0.0)))
+        while self._recent[0][0] < reading.at - self._time:
+            self._recent.popleft()
+        way = np.sum([way for _, way in self._recent], axis=0)
+        return np.where(reading.at - self._strayed < OVER, way, 0.0)
+
+
 class Motion:
     """Compares what was commanded with what happens: joints that do not follow, or move on their own."""
 
@@ -256,6 +341,9 @@ class Motion:
         self._settings, self._names = settings, tuple(names)
         self._behind, self._limp, self._loose = (Lasting(len(self._names)) for _ in range(3))
         self._recent: list[tuple[float, np.ndarray]] = []
+        joints, s = len(self._names), settings
+        self._swings = Swings(joints, s.swing, s.swing_time)
+        self._strays = Strays(joints, s.horizon, s.limp_load, s.stray_time)
 
     def check(
         self, position: np.ndarray, velocity: np.ndarray, servo: np.ndarray, reading: Reading
@@ -293,10 +381,16 @@ class Motion:
         shoved = (load >= s.limp_load) & (reading.load * lag > 0.0)
         loose = self._loose.update(away & driven & ~shoved & (speed > 1.5 * most + s.runaway_speed), at)
         yield from self._say("runaway", loose >= s.runaway_time, speed, "rad/s, which nobody asked of it")
+        swings = self._swings.update(lag, at)
+        what = f"swings of {s.swing:.2f} rad or more within {s.swing_time:.1f} s"
+        yield from self._say("joint oscillates", swings >= s.swings, swings, what)
+        ways = self._strays.update(lag, most, reading)
+        what = f"rad within {s.stray_time:.1f} s away from its reference, by its own force"
+        yield from self._say("joint strays", ways > s.stray, ways, what)
 
     def _say(self, kind: str, true: np.ndarray, values: np.ndarray, what: str) -> Iterator[Condition]:
         for joint in np.flatnonzero(true):
-            yield Condition(kind, self._names[joint], f"{values[joint]:.3f} {what}")
+            yield Condition(kind, self._names[joint], f"{values[joint]:.3g} {what}")
 
 
 @dataclass(frozen=True)

@@ -484,6 +484,44 @@ def test_a_shut_down_servo_that_acknowledges_is_found(twin):
     assert "overheated" in kinds
 
 
+def wandering(robot, name, way):
+    """The controller of a servo goes mad: its goal wanders by ``way(t)`` rad, at half of its torque."""
+    servo = robot.line.servo(robot.arm.profile.axis(name).id)
+    here, began, motor = servo.shaft.angle, servo.now, servo.model.motor
+    stiffness = servo.full_torque * servo._duty_per_rad()
+
+    def command(dt):
+        goal = here + way(servo.now - began)
+        servo._set_drive(Drive(goal, stiffness, motor.stall / 2.0, motor.damping))
+
+    servo._command = command
+    return robot.driver.beat.now()
+
+
+@pytest.mark.parametrize(
+    ("name", "way", "kind", "within"),
+    [
+        ("joint_1", lambda t: 0.2 * np.sin(2.0 * np.pi * 5.0 * t), "joint oscillates", 0.6),
+        ("joint_4", lambda t: 0.2 * np.sin(2.0 * np.pi * 5.0 * t), "joint oscillates", 0.6),
+        ("joint_5", lambda t: 0.12 * np.sin(2.0 * np.pi * 3.0 * t), "joint oscillates", 0.9),
+        ("joint_3", lambda t: 0.5 * t, "joint strays", 0.6),  # up: its motor carries it
+        ("joint_4", lambda t: 0.5 * t, "joint strays", 0.6),
+        ("joint_1", lambda t: 0.5 * t, "servo limp", 0.6),  # level: hardly any force is needed
+    ],
+)
+def test_a_joint_that_moves_by_itself_is_named_soon_and_keeps_its_torque(name, way, kind, within, twin):
+    robot = twin()
+    robot.reset(np.array(robot.configuration.arm.ready), 0.0, 0.0)
+    robot.safety.end_episode()
+    began = wandering(robot, name, way)
+    robot.driver.run(1.2)
+    assert (kind, name) in {(fault.kind, fault.where) for fault in robot.safety.faults.history}
+    fault = robot.safety.faults.history[0]
+    assert fault.where == name and fault.since - began <= within
+    assert robot.safety.mode is Mode.HOLDING and robot.driver.command.torque
+    assert robot.line.servo(2).table["torque_enable"]
+
+
 @pytest.mark.parametrize("comes_free", [True, False])
 def test_a_reset_that_something_blocks_is_tried_again_and_not_for_ever(comes_free, twin):
     robot = None

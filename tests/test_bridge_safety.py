@@ -770,6 +770,58 @@ def test_a_joint_that_was_shoved_far_leaps_back_to_where_its_servo_is_and_keeps_
     assert safety.mode is Mode.OFF and safety.faults.counts["runaway"] == 1
 
 
+def moved_by_itself(way, back=True, seconds=1.5):
+    """A held arm whose base goes ``way(t)`` rad from where it should be, its servo pushing back or along."""
+    safety, arm = started()
+    live(safety, arm, 0.0, 0.2)
+    start, was = arm.true[0], 0.0
+    for k in range(1, round(seconds / SETTINGS.tick) + 1):
+        at = 0.2 + SETTINGS.tick * k
+        arm.true[0] = start + way(SETTINGS.tick * k)
+        arm.velocity[0], was = (arm.true[0] - was) / SETTINGS.tick if k > 1 else 0.0, arm.true[0]
+        load = np.full(5, 0.2)
+        lag = safety.reference[0] - arm.true[0]
+        load[0] = 0.3 * np.sign(lag) * (1.0 if back else -1.0)
+        safety.observe(replace(arm.reading(at), load=load), at)
+        assert safety.tick(at).torque
+    return safety, arm
+
+
+@pytest.mark.parametrize(("hertz", "radians"), [(3.0, 0.08), (5.0, 0.2), (8.0, 0.1), (10.0, 0.06)])
+def test_a_joint_that_swings_about_its_reference_is_held_although_it_pushes_back(hertz, radians):
+    safety, arm = moved_by_itself(lambda t: radians * math.sin(2.0 * math.pi * hertz * t))
+    (fault,) = (fault for fault in safety.faults.history if fault.kind == "joint oscillates")
+    assert safety.faults.history[0] is fault and fault.where == "joint_1"
+    assert fault.since - 0.2 <= 3.0 / hertz + 0.06 and safety.mode is Mode.HOLDING
+    for k in range(1, 11):  # it is over once it stands still, within what a reset waits
+        safety.observe(replace(arm.reading(1.7 + 0.02 * k), velocity=np.zeros(5)), 1.7 + 0.02 * k)
+        safety.tick(1.7 + 0.02 * k)
+    safety.recover()
+
+
+@pytest.mark.parametrize("speed", [0.4, 0.5, -0.5])
+def test_a_joint_that_its_servo_pushes_away_slowly_is_held_soon(speed):
+    safety, _ = moved_by_itself(lambda t: speed * t, back=False)
+    fault = safety.faults.history[0]
+    assert (fault.kind, fault.where) == ("joint strays", "joint_1")
+    assert (fault.since - 0.2) * abs(speed) < 0.25 and safety.mode is Mode.HOLDING
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda t: 0.12 * math.sin(math.pi * min(t, 1.0)) ** 2,  # a hand shoves it gently, and lets go
+        lambda t: 0.08 * math.sin(2.0 * math.pi * t),  # and rocks it
+        lambda t: 0.12 * (0.1 < t < 0.2),  # slips out of a contact, and back
+        lambda t: 0.04 * math.sin(2.0 * math.pi * 8.0 * t),  # trembles
+        lambda t: 0.12 * math.exp(-6.0 * t) * math.sin(2.0 * math.pi * 5.0 * t),  # swings out
+    ],
+)
+def test_what_pushes_back_and_comes_to_rest_neither_strays_nor_oscillates(way):
+    safety, _ = moved_by_itself(way)
+    assert not {"joint strays", "joint oscillates"} & set(safety.faults.counts)
+
+
 def test_a_hot_servo_sends_the_arm_home_slowly_and_lets_go_only_there():
     safety, arm = started()
     safety.begin_episode(0.0)
