@@ -152,7 +152,8 @@ class Robot:
         """Plug out and up, to the family's start, the rig to the task.
 
         Raises:
-            FaultError, RigError, SensorError: as ``Session.begin_episode``.
+            FaultError, RigError, SensorError, NotReadyError: as ``Session.begin_episode``, which waits for an
+                arm that rests.
             Others: as ``_open``.
         """
         session = self._open()
