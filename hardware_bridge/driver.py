@@ -137,6 +137,11 @@ class Misses:
         self._arm = arm
         self._count, self._since, self._missing = 0, 0.0, -1
 
+    @property
+    def lately(self) -> bool:
+        """Whether the last reading did not come."""
+        return self._count > 0
+
     def over(self) -> None:
         """A reading came."""
         self._count, self._missing = 0, -1
@@ -271,6 +276,11 @@ class Driver:
             # An arm that a killed driver left raised is held by nothing else.
             self.arm.release(spare=self.arm.found_on)
             raise
+
+    @property
+    def silent(self) -> bool:
+        """Whether the joints' last reading did not come."""
+        return self._misses.lately
 
     def _check(self) -> None:
         """``ServoArm.check``, with what it finds in the book of faults."""

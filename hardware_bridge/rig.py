@@ -136,8 +136,12 @@ class Rig:
             self._follow(target, dt)
             self._misses.over()
         except LinkError as error:
+            safety = self._driver.safety
+            if self._driver.silent:  # the joints are, too: it is the driver's to ask who is missing
+                safety.report("packet lost", "bus", error.what)
+                return
             for condition in self._misses.add(error, self._driver.beat.now()):
-                self._driver.safety.report(*condition)
+                safety.report(*condition)
 
     def _follow(self, target: np.ndarray, dt: float) -> None:
         lack = target - self._reference.position
