@@ -297,8 +297,7 @@ def _is_clear(goal: np.ndarray, following: np.ndarray, angles: np.ndarray) -> np
     change = following - goal
     way = change * (1.0 + HORIZON / widowx.TICK)
     travel = np.abs(way) @ ROOM.reach  # of any point of the body, at most
-    here = ROOM.clearance(goal)
-    clear = (here - travel >= CLEAR_OF_ALL) & (ROOM.clearance(angles) - travel >= CLEAR_OF_ALL)
+    clear = ROOM.clearance(np.stack([goal, angles])).min(axis=0) - travel >= CLEAR_OF_ALL
     near = np.nonzero(~clear)
     if len(near[0]):
         arms = (np.broadcast_to(a, way.shape)[near] for a in (goal, angles, change, way))
