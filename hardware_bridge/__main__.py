@@ -104,13 +104,13 @@ def _twin(options: argparse.Namespace) -> int:
         except (ConfigError, ValueError, OSError) as error:
             print(error, file=sys.stderr)
             return 1
+        # Looking through all that was imported takes 40 ms, on a busy computer 80, in which no servo answers.
+        gc.collect()
+        gc.freeze()
         for name in options.defect:
             print(f"defect         {name}: {DEFECTS[name].what}")
         print(f"serial port    {robot.port}")
         print(f"configuration  {robot.config}", flush=True)
-        # Looking through all that was imported takes 40 ms, on a busy computer 80, in which no servo answers.
-        gc.collect()
-        gc.freeze()
         signal.sigwait(ends)
     return 0
 
