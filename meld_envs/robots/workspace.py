@@ -2,10 +2,9 @@
 
 A ``Body`` holds an arm's published chain, its base and spheres that cover the rest; ``Workspace`` holds the
 box, the table and the rig's keep-out box. ``Workspace.clearance`` is the least distance of any sphere from
-any of them, and
-``Workspace.sweep`` answers for *every* configuration on a straight line between two, not only for samples:
-no point of the body moves farther than the sum of each joint's turn times its reach, so between two samples
-nothing can hide that is larger than half their distance.
+any of them, and ``Workspace.sweep`` answers for *every* configuration on a straight line between two, not
+only for samples: no point of the body moves farther than the sum of each joint's turn times its reach, so
+between two samples nothing can hide that is larger than half their distance.
 
 Sources: Robotnik's ``widowx_arm`` (Mark II) and Interbotix's ``wx200`` descriptions for the chains; the
 spheres cover the bounding boxes of the Mark II's published meshes, those of the WidowX 200 are our estimate.
