@@ -126,7 +126,7 @@ class ServoArm:
 
     def _fences(self) -> list[Condition]:
         wanted = fences(self.profile, self.profile.max_torque)
-        names = {servo: axis.name for axis in self._axes for servo in axis.ids}
+        names = self.profile.names
         return [
             Condition("fence differs", names[found.servo], str(found))
             for found in differences(wanted, self._registers(wanted))

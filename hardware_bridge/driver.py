@@ -134,7 +134,7 @@ class Misses:
     """
 
     def __init__(self, arm: ServoArm) -> None:
-        self._arm = arm
+        self._arm, self._names = arm, arm.profile.names
         self._count, self._since, self._missing = 0, 0.0, -1
 
     @property
@@ -157,9 +157,8 @@ class Misses:
         if servo != self._missing and self._arm.lost(servo):
             self._missing = servo
         if servo == self._missing:
-            names = {servo: axis.name for axis in self._arm.profile for servo in axis.ids}
             detail = f"no answer in {self._count} cycles: {error.what}"
-            found.append(Condition("servo missing", names.get(servo, "bus"), detail))
+            found.append(Condition("servo missing", self._names.get(servo, "bus"), detail))
         elif lasted >= SILENCE:
             found.append(Condition("servo missing", "bus", f"no servo has answered for {lasted:.1f} s"))
         return found
@@ -177,7 +176,7 @@ class Inspections:
 
     def __init__(self, arm: ServoArm) -> None:
         self._arm = arm
-        self._names = {servo: axis.name for axis in arm.profile for servo in axis.ids}
+        self._names = arm.profile.names
         self._silent = Counter[int]()  # inspections in a row, by id
         self._missing: dict[int, Condition] = {}
 
@@ -246,8 +245,7 @@ class Driver:
         self._unready: Sequence[Condition] = ()  # what was not as before when the port came back
         self._recheck = -math.inf  # when it is looked at again (s)
         self._watches = tuple(watches)
-        servos = {servo: axis.name for axis in arm.profile for servo in axis.ids}
-        self._traffic = Traffic(safety.settings, servos)
+        self._traffic = Traffic(safety.settings, arm.profile.names)
 
     def start(self) -> None:
         """Checks everything, then takes the arm where it stands and switches torque on.

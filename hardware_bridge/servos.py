@@ -673,6 +673,11 @@ class ArmProfile:
         yield self.gripper
         yield from self.rig
 
+    @property
+    def names(self) -> dict[int, str]:
+        """Of the axes, by the ids of their servos, shadows included."""
+        return {servo: axis.name for axis in self for servo in axis.ids}
+
     def axis(self, name: str) -> JointSpec:
         """An axis by name.
 
