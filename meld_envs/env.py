@@ -289,9 +289,9 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             if self._trial_step % (self.episode_steps + 1) == self.episode_steps:
                 self._backend.end_episode(world)
         else:
-            for _ in range(family.ticks):
+            for tick in range(family.ticks):
                 family.control(world, actions)
-                world.step(family.substeps // family.ticks)
+                world.step(family.substeps // family.ticks, derive=tick == family.ticks - 1)
         family.after_step(world)
         return family.outcome(world, self._parameters, actions)
 

@@ -75,7 +75,8 @@ class Family(ABC):
             choices any text, by default "".
         chosen: the choice of each.
         substeps: physics steps in a control step.
-        ticks: how often in a control step :meth:`control` is called, where an inner loop runs faster.
+        ticks: how often in a control step :meth:`control` is called, where an inner loop runs faster; derived
+            fields are brought up to date after the last tick only.
     """
 
     name: ClassVar[str]

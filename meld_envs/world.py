@@ -105,11 +105,15 @@ class World:
         self._batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
         self.steps[:] = 0
 
-    def step(self, substeps: int) -> None:
+    def step(self, substeps: int, derive: bool = True) -> None:
         """Advances every simulation by one control step of so many physics steps.
+
+        Args:
+            substeps: physics steps.
+            derive: whether derived fields shall be those of the state reached; it takes half a physics step.
 
         Raises:
             mujoco.batch.SimulationError: MuJoCo refused a state; the message names the simulations.
         """
-        self._batch.step(nstep=substeps, stage=self._stage)
+        self._batch.step(nstep=substeps, stage=self._stage if derive else mujoco.mjtStage.mjSTAGE_NONE)
         self.steps += 1

@@ -169,6 +169,22 @@ def test_the_arm_keeps_clear_whatever_it_is_asked_for():
     assert 0.003 < nearest < 0.010, "10 mm, less what the arm sags below its goals"
 
 
+def test_what_was_looked_at_before_spares_time_and_changes_nothing():
+    rng, arms = np.random.default_rng(0), 40
+    outlook, looks = widowx_ethernet.Outlook.none(arms), []
+    goal = np.tile(widowx_ethernet._start()[1], (arms, 1))
+    velocities = rng.choice([-0.2, 0.2], (arms, NUM_JOINTS))
+    for _ in range(200):
+        angles = goal + rng.uniform(-0.01, 0.01, goal.shape)
+        before = outlook.places.copy()
+        following = next_goal(goal, angles, velocities, outlook)
+        np.testing.assert_array_equal(following, next_goal(goal, angles, velocities))
+        looks.append((outlook.places != before).any(axis=(1, 2)).mean())
+        goal = following
+    assert widowx_ethernet.ROOM.clearance(goal).min() < 0.013, "none came near anything"
+    assert looks[0] == 1.0 and 0.0 < np.mean(looks) < 0.7
+
+
 # The environment ----------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import mujoco
 import numpy as np
@@ -49,7 +49,7 @@ ROOM = Workspace(
 )
 CLEAR_OF_ALL = 0.010
 HORIZON = 0.05  # s, over which it must be clear
-SAMPLES = 8  # of a way that may not be
+PARTS = np.linspace(0.0, 1.0, 8)[:, np.newaxis, np.newaxis]  # of a way that may not be, at which it is looked
 
 # The expert's way: heights of the tip over the face, m, and how well it must be aligned before it goes on.
 CLEAR = 0.020  # over the ribs, with the plug turned any way
@@ -189,11 +189,12 @@ class WidowXEthernet(Family):
         world.qpos[:] = angles
         world.ctrl[:] = goal
         world.memory["goal"] = np.tile(goal, (world.num_sims, 1))
+        world.memory.update(Outlook.none(world.num_sims)._asdict())
 
     def control(self, world: World, actions: np.ndarray) -> None:
         """One tick of the inner loop."""
-        goal = world.memory["goal"]
-        following = next_goal(goal, world.qpos, widowx.MAX_SPEED * actions)
+        goal, outlook = world.memory["goal"], Outlook(*(world.memory[name] for name in Outlook._fields))
+        following = next_goal(goal, world.qpos, widowx.MAX_SPEED * actions, outlook)
         world.ctrl[:] = widowx.ramp(goal, following)
         world.memory["goal"] = following
 
@@ -270,48 +271,76 @@ def nearest_port(world: World) -> int:
 # Control --------------------------------------------------------------------------------------------
 
 
-def next_goal(goal: np.ndarray, angles: np.ndarray, velocities: np.ndarray) -> np.ndarray:
+class Outlook(NamedTuple):
+    """How clear arms were where they were last looked at: as long as they stay nearby, that will do.
+
+    Attributes:
+        places: ``(n, 2, 5)`` rad, of goals and joints then.
+        clearance: ``(n,)`` m, the least of both.
+    """
+
+    places: np.ndarray
+    clearance: np.ndarray
+
+    @classmethod
+    def none(cls, num_arms: int) -> Outlook:
+        """Nothing was looked at yet."""
+        return cls(np.zeros((num_arms, 2, widowx.NUM_JOINTS)), np.full(num_arms, -np.inf))
+
+    def clear(self, places: np.ndarray, needed: np.ndarray) -> np.ndarray:
+        """Which arms have so much clearance ``(n,)`` m at places ``(n, 2, 5)`` rad; looks where it must."""
+        moved = (np.abs(places - self.places) @ ROOM.reach).max(axis=1)  # m, of any point of an arm
+        unsure = np.flatnonzero(self.clearance - moved < needed)
+        if len(unsure):
+            self.places[unsure] = places[unsure]
+            self.clearance[unsure] = ROOM.clearance(places[unsure]).min(axis=1)
+            moved[unsure] = 0.0
+        return self.clearance - moved >= needed
+
+
+def next_goal(
+    goal: np.ndarray, angles: np.ndarray, velocities: np.ndarray, outlook: Outlook | None = None
+) -> np.ndarray:
     """``widowx.next_goal``, and as much of the change as keeps the arm clear of what is around it.
 
     Whose change does not, loses one joint's, that nearest the hand first, then half of all, then all of it:
-    what a robot's driver does (``hardware_bridge/limiter.py``). Arguments ``(n, 5)``.
+    what a robot's driver does (``hardware_bridge/limiter.py``). Arguments ``(n, 5)``; an outlook spares time,
+    and is brought up to date.
     """
     following = widowx.next_goal(goal, angles, velocities)
-    sims = np.flatnonzero(~_is_clear(goal, following, angles))
-    if not len(sims):
+    outlook = Outlook.none(len(goal)) if outlook is None else outlook
+    near = np.flatnonzero(~outlook.clear(np.stack([goal, angles], axis=1), _needed(goal, following)))
+    if len(near):
+        near = near[~_keeps_clear(goal[near], angles[near], following[near])]
+    if not len(near):
         return following
-    before, wanted = goal[sims], following[sims]
+    before, wanted = goal[near], following[near]
     one_less = np.where(np.eye(widowx.NUM_JOINTS, dtype=bool)[::-1, np.newaxis], before, wanted)
     tried = np.concatenate([one_less, (before + wanted)[np.newaxis] / 2.0, before[np.newaxis]])
-    passes = _is_clear(before, tried, angles[sims])
+    passes = outlook.clearance[near] >= _needed(before, tried)
+    closer = np.nonzero(~passes)
+    passes[closer] = _keeps_clear(before[closer[1]], angles[near[closer[1]]], tried[closer])
     passes[-1] = True
-    following[sims] = tried[passes.argmax(axis=0), np.arange(len(sims))]
+    following[near] = tried[passes.argmax(axis=0), np.arange(len(near))]
     return following
 
 
-def _is_clear(goal: np.ndarray, following: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """Whether arms keep clear on the way to where their goals would be a horizon later, ``(...)``.
+def _needed(goal: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Clearance (m) with which nothing can come too near on the way, ``(...)``."""
+    return CLEAR_OF_ALL + np.abs(following - goal) @ ROOM.reach * (1.0 + HORIZON / widowx.TICK)
 
-    The same way from where they are measured is looked at as well. Less clearance than is wanted may grow.
+
+def _keeps_clear(goal: np.ndarray, angles: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Whether arms ``(n, 5)`` keep clear on the way to where their goals would be a horizon later.
+
+    The same change from where they are measured is looked at as well. Less clearance than is wanted may grow.
     """
     change = following - goal
     way = change * (1.0 + HORIZON / widowx.TICK)
-    travel = np.abs(way) @ ROOM.reach  # of any point of the body, at most
-    clear = ROOM.clearance(np.stack([goal, angles])).min(axis=0) - travel >= CLEAR_OF_ALL
-    near = np.nonzero(~clear)
-    if len(near[0]):
-        arms = (np.broadcast_to(a, way.shape)[near] for a in (goal, angles, change, way))
-        clear[near] = _keeps_clear(*arms)
-    return clear
-
-
-def _keeps_clear(goal: np.ndarray, angles: np.ndarray, change: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """The same for arms ``(n, 5)`` that may be near something: their way is looked at closely."""
-    parts = np.linspace(0.0, 1.0, SAMPLES)[:, np.newaxis, np.newaxis]
-    places = np.concatenate([goal + parts * way, angles[np.newaxis], (angles + change)[np.newaxis]])
+    places = np.concatenate([goal + PARTS * way, angles[np.newaxis], (angles + change)[np.newaxis]])
     clearances = ROOM.clearance(places)
-    here, there, at, to = clearances[0], clearances[SAMPLES - 1], clearances[-2], clearances[-1]
-    least = clearances[:SAMPLES].min(axis=0) - np.abs(way) @ ROOM.reach / (SAMPLES - 1) / 2.0
+    here, there, at, to = clearances[0], clearances[-3], clearances[-2], clearances[-1]
+    least = clearances[:-2].min(axis=0) - np.abs(way) @ ROOM.reach / (len(PARTS) - 1) / 2.0
     leaves = (here < CLEAR_OF_ALL) & (least > 0.0) & (there >= here - 1e-9)
     return (to >= np.minimum(CLEAR_OF_ALL, at) - 1e-6) & ((least >= CLEAR_OF_ALL) | leaves)
 

@@ -16,7 +16,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -80,54 +80,66 @@ class Body:
         base = None if self.base is None else (self.base[0], self.base[1] + risen)
         return replace(self, hinges=(first, *self.hinges[1:]), base=base)
 
-    def from_base(self, points: np.ndarray) -> np.ndarray:
-        """How far points ``(..., 3)`` are outside the base (m); negative inside, by how much they are."""
+    def from_base(self, places: np.ndarray) -> np.ndarray:
+        """How far places ``(3, ...)`` are outside the base (m); negative inside, by how much they are."""
         if self.base is None:
-            return np.full(points.shape[:-1], np.inf)
+            return np.full(places.shape[1:], np.inf)
+        x, y, z = places
         radius, height = self.base
-        aside, above = np.hypot(points[..., 0], points[..., 1]) - radius, points[..., 2] - height
-        inside = np.minimum(np.maximum(aside, above), 0.0)
-        return np.hypot(np.maximum(aside, 0.0), np.maximum(above, 0.0)) + inside
+        return _outside(np.stack([np.hypot(x, y) - radius, z - height]))
 
     def points(self, angles: np.ndarray) -> np.ndarray:
         """Centres of the spheres, ``(..., spheres, 3)`` m, at joint angles ``(..., joints)`` rad."""
-        angles = np.asarray(angles, dtype=np.float64)
-        fixed, sine, rest = self._turns
-        turns = (
-            fixed + np.sin(angles)[..., None, None] * sine + (1.0 - np.cos(angles))[..., None, None] * rest
-        )
-        place, turn = np.zeros(3), np.eye(3)
-        found = []
-        for index, (origin, centres) in enumerate(zip(self._origins, self._centres)):
-            place = place + turn @ origin
-            turn = turn @ turns[..., index, :, :]
-            if len(centres):
-                found.append(place[..., None, :] + centres @ np.swapaxes(turn, -1, -2))
-        return np.concatenate(found, axis=-2)
+        return np.moveaxis(self.places(np.asarray(angles, dtype=np.float64)), 0, -1)
+
+    def places(self, angles: np.ndarray) -> np.ndarray:
+        """The same, x, y and z apart: ``(3, ..., spheres)`` m.
+
+        In the plane that the first joint turns, each centre is a sum of sines and cosines of the links'
+        leans, for their axes are parallel: one product of matrices, however many links there are.
+        """
+        turns, phases, factors, fixed = self._sums
+        waves = np.sin(angles @ turns + phases)
+        rolled = waves[..., 4:6, np.newaxis] * waves[..., np.newaxis, 6:8]
+        terms = np.concatenate([waves[..., :8], rolled.reshape(*rolled.shape[:-2], 4)], axis=-1)
+        found = terms @ factors + fixed
+        number = len(self.spheres)
+        out, aside, up = found[..., :number], found[..., number : 2 * number], found[..., 2 * number :]
+        sine, cosine = waves[..., 8:9], waves[..., 9:10]
+        return np.stack([cosine * out - sine * aside, sine * out + cosine * aside, up])
 
     @cached_property
-    def _turns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What Rodrigues' formula needs of each joint, frames' pitches included; ``(joints, 3, 3)`` each."""
-        fixed, crosses = [], []
-        for hinge in self.hinges:
-            sine, cosine = math.sin(hinge.pitch), math.cos(hinge.pitch)
-            fixed.append([[cosine, 0.0, sine], [0.0, 1.0, 0.0], [-sine, 0.0, cosine]])
-            x, y, z = hinge.axis
-            crosses.append([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-        frame, cross = np.array(fixed), np.array(crosses)
-        return frame, frame @ cross, frame @ cross @ cross
+    def _sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What makes waves of angles ``(5, 10)``, ``(10,)``, and centres of terms ``(12, 3 n)``, ``(3 n,)``.
 
-    @cached_property
-    def _origins(self) -> tuple[np.ndarray, ...]:
-        return tuple(np.array(hinge.origin) for hinge in self.hinges)
-
-    @cached_property
-    def _centres(self) -> tuple[np.ndarray, ...]:
-        """The spheres' centres by joint, ``(spheres of it, 3)``."""
-        order = [sphere.hinge for sphere in self.spheres]
-        assert order == sorted(order), "spheres must stand in their joints' order"
-        of = range(len(self.hinges))
-        return tuple(np.array([s.centre for s in self.spheres if s.hinge == index]) for index in of)
+        Waves are sine and cosine of the leans of links 1, 2, 3, of the last joint and of the first; terms are
+        the first eight of them, and those of link 3 times those of the last joint.
+        """
+        base, *leaning, last = self.hinges
+        aside = [*base.origin[:2], *(hinge.origin[1] for hinge in (*leaning, last)), base.pitch, last.pitch]
+        axes = [base.axis, *(hinge.axis for hinge in leaning)]
+        if any(aside) or axes != [_Z, _Y, _Y, _Y]:
+            raise ValueError("an arm needs joints about z, then y three times in one plane, then its hand's")
+        leans = np.tri(3, 5, 1) - np.eye(1, 5)  # of links 1, 2, 3 by joints
+        turns = np.repeat(np.concatenate([leans, np.eye(5)[[4, 0]]]), 2, axis=0).T
+        phases = np.repeat([*np.cumsum([hinge.pitch for hinge in leaning]), 0.0, 0.0], 2)
+        phases[1::2] += math.pi / 2.0
+        factors, fixed = np.zeros((12, 3, len(self.spheres))), np.zeros((3, len(self.spheres)))
+        for index, sphere in enumerate(self.spheres):
+            parts, there = factors[..., index], fixed[:, index]
+            there += base.origin
+            for link in range(sphere.hinge + 1):
+                part = np.array(sphere.centre if link == sphere.hinge else self.hinges[link + 1].origin)
+                if link == 0:
+                    there += part
+                elif link < 4:
+                    there[1] += _lean(parts, 2 * link - 2, 2 * link - 1, part)
+                else:  # Rodrigues' formula
+                    along = (last.axis @ part) * np.array(last.axis)
+                    there[1] += _lean(parts, 4, 5, along)
+                    parts[6, 1] = _lean(parts, 8, 10, np.cross(last.axis, part))
+                    parts[7, 1] = _lean(parts, 9, 11, part - along)
+        return turns, phases, factors.reshape(12, -1), fixed.reshape(-1)
 
     def reach(self) -> np.ndarray:
         """For each joint, how far (m) anything on the body can ever be from its axis' origin."""
@@ -138,6 +150,20 @@ class Body:
                 reach[index] = max(reach[index], farthest)
                 farthest += float(np.linalg.norm(self.hinges[index].origin))
         return reach
+
+
+def _lean(parts: np.ndarray, sine: int, cosine: int, vector: np.ndarray) -> float:
+    """Adds a vector in a link's frame to parts ``(terms, 3)``, by rows of what turns it; returns its y."""
+    x, y, z = vector
+    parts[sine] += (z, 0.0, -x)
+    parts[cosine] += (x, 0.0, z)
+    return float(y)
+
+
+def _outside(beyond: np.ndarray) -> np.ndarray:
+    """Distance (m) outside, by how far beyond each side ``(sides, ...)`` that is; negative inside."""
+    out = np.square(np.maximum(beyond, 0.0)).sum(axis=0)
+    return np.sqrt(out) + np.minimum(beyond.max(axis=0), 0.0)
 
 
 # The arms ------------------------------------------------------------------------------------------
@@ -204,15 +230,30 @@ class Box:
                 f"a box needs three numbers low below three numbers high, got {self.low} and {self.high}"
             )
 
-    def depth(self, points: np.ndarray) -> np.ndarray:
-        """How deep points ``(..., 3)`` are inside (m); negative outside, by the most along one axis."""
-        return np.minimum(points - np.asarray(self.low), np.asarray(self.high) - points).min(axis=-1)
+    def depth(self, places: np.ndarray) -> np.ndarray:
+        """How deep places ``(3, ...)`` are inside (m); negative outside, by the most along one axis."""
+        return -self._beyond(places).max(axis=0)
 
-    def distance(self, points: np.ndarray) -> np.ndarray:
-        """How far points ``(..., 3)`` are outside (m); negative inside, by how much they are."""
-        low, high = np.asarray(self.low), np.asarray(self.high)
-        out = np.linalg.norm(np.maximum(np.maximum(low - points, points - high), 0.0), axis=-1)
-        return np.where(out > 0.0, out, -self.depth(points))
+    def distance(self, places: np.ndarray) -> np.ndarray:
+        """How far places ``(3, ...)`` are outside (m); negative inside, by how much they are."""
+        return _outside(self._beyond(places))
+
+    def _beyond(self, places: np.ndarray) -> np.ndarray:
+        """By how much (m) along each axis, ``(3, ...)``."""
+        middle, half = (side.reshape(3, *[1] * (places.ndim - 1)) for side in self._sides)
+        return np.abs(places - middle) - half
+
+    @cached_property
+    def _sides(self) -> tuple[np.ndarray, np.ndarray]:
+        """The middle and half the lengths, ``(3,)`` m."""
+        low, high = np.array(self.low), np.array(self.high)
+        return (low + high) / 2.0, (high - low) / 2.0
+
+
+@lru_cache(maxsize=64)
+def _parts(pieces: int) -> np.ndarray:
+    """Where a way is looked at, ``(pieces + 1, 1)`` from 0 to 1."""
+    return np.linspace(0.0, 1.0, pieces + 1)[:, np.newaxis]
 
 
 class Nearest(NamedTuple):
@@ -251,28 +292,27 @@ class Workspace:
         return np.array([sphere.radius for sphere in self.body.spheres])
 
     @cached_property
-    def _barred(self) -> np.ndarray:
-        """Indices of the spheres that may not enter the keep-out box."""
-        return np.array([i for i, sphere in enumerate(self.body.spheres) if not sphere.enters])
+    def _enters(self) -> np.ndarray:
+        """By sphere: infinite for those that may enter the keep-out box, else 0."""
+        return np.array([math.inf if sphere.enters else 0.0 for sphere in self.body.spheres])
 
-    def _clearances(self, angles: np.ndarray) -> np.ndarray:
-        """``(..., 4, spheres)`` m: from the box, the table, the keep-out box and the arm's base."""
-        points = self.body.points(angles)
-        found = np.full((*points.shape[:-2], 4, points.shape[-2]), np.inf)
-        found[..., 3, :] = self.body.from_base(points)
-        found[..., 0, :] = self.box.depth(points)
-        found[..., 1, :] = points[..., 2] - self.table
-        if self.keep_out is not None:
-            found[..., 2, self._barred] = self.keep_out.distance(points[..., self._barred, :])
-        return found - self._radius
+    def _clearances(self, angles: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Of the spheres' centres, ``(..., spheres)`` m each: from box, table, keep-out box and base."""
+        places = self.body.places(angles)
+        box, table, base = self.box.depth(places), places[2] - self.table, self.body.from_base(places)
+        if self.keep_out is None:
+            return box, table, np.full_like(box, np.inf), base
+        return box, table, self.keep_out.distance(places) + self._enters, base
 
     def clearance(self, angles: np.ndarray) -> np.ndarray:
         """The least distance (m), ``(...)``, of the body at ``(..., joints)`` rad; negative: beyond."""
-        return self._clearances(angles).min(axis=(-1, -2))
+        box, table, keep_out, base = self._clearances(angles)
+        least = np.minimum(np.minimum(box, table), np.minimum(keep_out, base))
+        return (least - self._radius).min(axis=-1)
 
     def nearest(self, angles: np.ndarray) -> Nearest:
         """What is nearest to being touched at ``(joints,)`` rad."""
-        distances = self._clearances(np.asarray(angles, dtype=np.float64))
+        distances = np.stack(self._clearances(np.asarray(angles, dtype=np.float64))) - self._radius
         of, part = np.unravel_index(int(distances.argmin()), distances.shape)
         names = ("the edge of the workspace box", "the table", "the rig's keep-out box", "the arm's base")
         return Nearest(float(distances[of, part]), self.body.spheres[part].name, names[of])
@@ -289,9 +329,10 @@ class Workspace:
         """``clearance`` of places and ``sweep`` of waypoints at once: one pass of numpy instead of two."""
         samples, slack = [np.reshape(places, (len(places), len(self.body.hinges)))], 0.0
         for start, end in itertools.pairwise(waypoints):
-            travel = float(np.abs(end - start) @ self.reach)
+            way = end - start
+            travel = float(np.abs(way) @ self.reach)
             pieces = max(1, math.ceil(travel / SPACING))
-            samples.append(start + np.linspace(0.0, 1.0, pieces + 1)[:, None] * (end - start))
+            samples.append(start + _parts(pieces) * way)
             slack = max(slack, travel / pieces / 2.0)
         clearances = self.clearance(np.concatenate(samples))
         return clearances[: len(places)], float(clearances[len(places) :].min()) - slack
