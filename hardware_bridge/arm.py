@@ -156,7 +156,7 @@ class ServoArm:
         for joint in self.profile.joints:
             reply = replies.get(joint.id) or self._single(joint)
             self._look_at(joint, reply)
-            values.append(joint.model.unpack(_block(joint)[0], reply.data))
+            values.append(joint.model.unpack(joint.model.state_block[0], reply.data))
         joints = self.profile.joints
         return Reading(
             at,
@@ -176,12 +176,12 @@ class ServoArm:
         """Position (rad or m) and load (signed fraction of stall) of one axis, now."""
         reply = self._single(axis)
         self._look_at(axis, reply)
-        values = axis.model.unpack(_block(axis)[0], reply.data)
+        values = axis.model.unpack(axis.model.state_block[0], reply.data)
         return axis.to_position(values["present_position"]), _load(axis, values)
 
     def _chained(self, chain: Sequence[JointSpec]) -> Mapping[int, Reply]:
         """Several joints in one go; after a broken chain what came of it, the rest is asked one by one."""
-        address, length = _block(chain[0])
+        address, length = chain[0].model.state_block
         chain = [joint for joint in chain if joint.id not in self._silent]
         if len(chain) < 2:
             return {}
@@ -203,7 +203,7 @@ class ServoArm:
         """One axis; who was silent lately is asked once only, or it would cost the others their tick."""
         retries = 0 if axis.id in self._silent else None
         try:
-            reply = self.link.read(axis.protocol, axis.id, *_block(axis), retries=retries)
+            reply = self.link.read(axis.protocol, axis.id, *axis.model.state_block, retries=retries)
         except NoReply:
             self._silent.add(axis.id)
             raise
@@ -318,9 +318,9 @@ class ServoArm:
             ValueError: a goal that the servo cannot hold, a speed beyond the axis'.
             PortError: the bus is gone.
         """
-        wanted = {axis: _goal(axis, *goals[axis.name]) for axis in self._axes if axis.name in goals}
-        self._sent.update({axis.name: registers["goal_position"] for axis, registers in wanted.items()})
-        self.link.sync_write_registers({axis.servo: registers for axis, registers in wanted.items()})
+        wanted = [(axis, _goal(axis, *goals[axis.name])) for axis in self._axes if axis.name in goals]
+        self._sent.update({axis.name: registers["goal_position"] for axis, registers in wanted})
+        self.link.sync_write_registers({axis.servo: registers for axis, registers in wanted})
 
     def power(self, goals: Mapping[str, tuple[float, float]]) -> None:
         """Switches torque on, each axis with its goal, which must be where it stands, written before.
@@ -380,7 +380,7 @@ def _chains(joints: Sequence[JointSpec]) -> tuple[tuple[JointSpec, ...], ...]:
     by_block: dict[tuple[int, int, int], list[JointSpec]] = {}
     for joint in joints:
         if joint.model.bulk_read:
-            by_block.setdefault((joint.protocol, *_block(joint)), []).append(joint)
+            by_block.setdefault((joint.protocol, *joint.model.state_block), []).append(joint)
     return tuple(tuple(chain) for chain in by_block.values() if len(chain) > 1)
 
 
@@ -392,11 +392,6 @@ def _shut_down(axis: JointSpec, servo: int, values: Mapping[str, int]) -> Condit
         detail = f"id {servo} shut itself down (hardware error {values['hardware_error_status']:#04x})"
         return Condition("servo limp", axis.name, detail)
     return None
-
-
-def _block(axis: JointSpec) -> tuple[int, int]:
-    """Address and length of the registers that are polled."""
-    return axis.model.span(*axis.model.state_registers)
 
 
 def _goal(axis: JointSpec, position: float, speed: float) -> dict[str, int]:

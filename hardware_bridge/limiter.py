@@ -151,8 +151,8 @@ class Reference:
 
     def followed(self, dt: float) -> np.ndarray:
         """Where the servos are dt after the last command."""
-        left = self.goal - self.servo
-        return self.servo + np.clip(left, -self.speed * dt, self.speed * dt)
+        most = self.speed * dt
+        return self.servo + _within(self.goal - self.servo, -most, most)
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,11 @@ class Step:
     goal: np.ndarray | None
     speed: np.ndarray | None
     changes: tuple[Change, ...]
+
+
+def _within(values: np.ndarray, low: Any, high: Any) -> np.ndarray:
+    """``np.clip`` in a fifth of its time, which a tick has a dozen times."""
+    return np.minimum(np.maximum(values, low), high)
 
 
 class Limiter:
@@ -229,19 +234,19 @@ class Limiter:
         limits, before = self.limits, reference.velocity
         reach, coast = limits.settings.horizon + dt / 2.0, reference.position + before * dt / 2.0
         changes = []
-        velocity = np.clip(wanted, -limits.speed, limits.speed)
-        if not np.array_equal(velocity, wanted):
+        velocity = _within(wanted, -limits.speed, limits.speed)
+        if (velocity != wanted).any():
             changes.append(Change.SPEED)
         for near, why in ((limits.low, limits.high), Change.LIMIT), ((low, high), Change.LEAD):
             slowest = np.minimum((near[0] - coast) / reach, 0.0)
             fastest = np.maximum((near[1] - coast) / reach, 0.0)
-            bounded = np.clip(velocity, slowest, fastest)
-            if not np.array_equal(bounded, velocity):
+            bounded = _within(velocity, slowest, fastest)
+            if (bounded != velocity).any():
                 changes.append(why)
             velocity = bounded
         most = limits.acceleration * dt
-        bounded = np.clip(velocity, before - most, before + most)
-        if not np.array_equal(bounded, velocity):
+        bounded = _within(velocity, before - most, before + most)
+        if (bounded != velocity).any():
             changes.append(Change.ACCELERATION)
         return bounded, tuple(changes)
 
@@ -270,9 +275,9 @@ class Limiter:
         self, before: Reference, position: np.ndarray, velocity: np.ndarray, low: Any, high: Any
     ) -> Reference:
         """With its goal; both inside the window, which a measured angle that jumps may have moved."""
-        position = np.clip(position, low, high)
-        goal = np.clip(position + velocity * self._horizon, low, high)
-        return replace(before, position=position, velocity=velocity, goal=goal)
+        position = _within(position, low, high)
+        goal = _within(position + velocity * self._horizon, low, high)
+        return Reference(position, velocity, goal, before.speed, before.servo)
 
     def _inside(self, before: Reference, step: Reference, measured: np.ndarray) -> bool:
         """Whether the body keeps its clearance on the way to the goal, and is not led nearer to anything.
@@ -299,7 +304,7 @@ class Limiter:
         behind = np.abs(step.position - servo) / limits.settings.tick
         speed = np.maximum(np.maximum(behind, np.abs(step.velocity)), limits.settings.hold_speed)
         speed = np.minimum(np.ceil(speed / limits.unit - 1e-9) * limits.unit, limits.speed)
-        sent = replace(step, speed=speed, servo=servo)
+        sent = Reference(step.position, step.velocity, step.goal, speed, servo)
         return Step(sent, step.goal.copy(), speed.copy(), tuple(dict.fromkeys(changes)))
 
     def _nothing(self, reference: Reference, dt: float) -> Step:

@@ -542,10 +542,8 @@ class Link:
         left = memoryview(packet)
         while left:
             try:
-                ready = self._poll(select.POLLOUT, deadline)
-                written = os.write(self._fd(), left) if ready else 0
-            except BlockingIOError:
-                continue
+                written = self._write_now(left)
+                ready = written or self._poll(select.POLLOUT, deadline)
             except _PORT_ERRORS as error:
                 raise self._gone(error) from error
             if not ready:
@@ -554,6 +552,13 @@ class Link:
                 raise WriteBlocked(text, self.port, "Unplug the adapter and plug it in again.")
             self.sent += written
             left = left[written:]
+
+    def _write_now(self, data: memoryview) -> int:
+        """How much of it the port took; it does not block."""
+        try:
+            return os.write(self._fd(), data)
+        except BlockingIOError:
+            return 0
 
 
 def _worth_repeating(protocol: int, error: ReplyError) -> bool:

@@ -447,6 +447,14 @@ class ServoModel:
             else ("present_current", "present_temperature")
         )
 
+    @cached_property
+    def state_block(self) -> tuple[int, int]:
+        """Its address and length."""
+        return self.span(*self.state_registers)
+
+    def __hash__(self) -> int:
+        return hash(self.name)  # whoever is equal has the same; all fields would take a while, in every tick
+
 
 def _finite(value: float, what: str) -> float:
     if not math.isfinite(value):

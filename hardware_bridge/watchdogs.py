@@ -96,11 +96,49 @@ class Lasting:
 
     def __init__(self, joints: int) -> None:
         self._since = np.full(joints, np.nan)
+        self._never = np.full(joints, -1.0)
 
     def update(self, true: np.ndarray, now: float) -> np.ndarray:
         """``(joints,)`` s; −1 where it is not true."""
+        if not true.any():
+            self._since.fill(np.nan)
+            return self._never
         self._since = np.where(true, np.where(np.isnan(self._since), now, self._since), np.nan)
         return np.where(true, now - self._since, -1.0)
+
+
+class Window:
+    """Values of each joint, none below 0, that were noted lately: their sums and maxima cost one call.
+
+    Args:
+        joints: how many.
+        time: for how long a value counts (s).
+    """
+
+    def __init__(self, joints: int, time: float) -> None:
+        self._time = time
+        self._at, self._next = np.full(32, -np.inf), 0
+        self._values = np.zeros((32, joints))
+
+    def add(self, values: np.ndarray, now: float) -> None:
+        """Notes values ``(joints,)``, and forgets those that are too old."""
+        self._values[self._at < now - self._time] = 0.0
+        if self._at[self._next] >= now - self._time:  # full: none of them may be lost
+            self._next = len(self._at)
+            self._at = np.concatenate([self._at, np.full_like(self._at, -np.inf)])
+            self._values = np.concatenate([self._values, np.zeros_like(self._values)])
+        self._at[self._next], self._values[self._next] = now, values
+        self._next = (self._next + 1) % len(self._at)
+
+    @property
+    def most(self) -> np.ndarray:
+        """``(joints,)``, 0 where nothing was noted."""
+        return self._values.max(axis=0)
+
+    @property
+    def sum(self) -> np.ndarray:
+        """``(joints,)``."""
+        return self._values.sum(axis=0)
 
 
 #: What a way for a transaction to end, or a thing that came unasked, is called in the book of faults.
@@ -135,6 +173,7 @@ class Traffic:
         self._before: Counter[str] = Counter()
         self._mine: dict[int, int] = {}
         self._window: deque[tuple[float, int, int]] = deque()  # when, attempts, damaged ones
+        self._tried = self._damaged = 0  # in the window
         self._strangers: deque[tuple[float, int]] = deque()  # when, in whose place
         self._began = math.inf
 
@@ -153,23 +192,26 @@ class Traffic:
             by_id: the same by servo.
             now: monotonic (s).
         """
-        new = counts - self._before
-        self._before = Counter(counts)
+        before, self._before = self._before, counts.copy()
+        new = {what: number - before[what] for what, number in counts.items() if number > before[what]}
         kinds = Counter[str]()
-        for what in TRAFFIC.keys() & new.keys():
-            kinds[TRAFFIC[what]] += new[what]
+        for what, number in new.items():
+            if what in TRAFFIC:
+                kinds[TRAFFIC[what]] += number
         for kind, number in kinds.items():
             yield Condition(kind, "bus", f"{number} since the last cycle")
-        yield from self._noise(now, new["attempts"], sum(new[what] for what in DAMAGE))
+        yield from self._noise(now, new.get("attempts", 0), sum(new.get(what, 0) for what in DAMAGE))
         yield from self._conflict(now, by_id)
 
     def _noise(self, now: float, tried: int, damaged: int) -> Iterator[Condition]:
         window, limits = self._window, self._settings
         window.append((now, tried, damaged))
         self._began = min(self._began, now)
+        tried, damaged = self._tried + tried, self._damaged + damaged
         while window[0][0] < now - limits.noise_time:
-            window.popleft()
-        tried, damaged = sum(item[1] for item in window), sum(item[2] for item in window)
+            _, gone, gone_damaged = window.popleft()
+            tried, damaged = tried - gone, damaged - gone_damaged
+        self._tried, self._damaged = tried, damaged
         whole = now - self._began >= limits.noise_time - 1e-9  # a few seconds are no share yet
         if whole and damaged > limits.noise * tried:
             share = f"{100 * damaged / tried:.0f} % of {tried} replies"
@@ -222,7 +264,7 @@ class Plausibility:
         shape = (len(self._names),)
         for what in ("position", "velocity"):
             values = np.asarray(getattr(reading, what))
-            if values.shape != shape or not np.issubdtype(values.dtype, np.number):
+            if values.shape != shape or values.dtype.kind not in "iuf":
                 return (
                     "arm",
                     f"{what} has shape {values.shape} and type {values.dtype}, expected {shape} numbers",
@@ -241,7 +283,9 @@ class Plausibility:
         if dt < 0:
             return "arm", f"it is {-dt * 1000:.0f} ms older than the one before"
         moved = np.abs(reading.position - self.last.position)
-        speed = np.where([name in falling for name in self._names], FALL, self._speed)
+        speed = self._speed
+        if falling:
+            speed = np.where([name in falling for name in self._names], FALL, speed)
         beyond = moved - speed * dt - self._settings.jump
         joint = int(beyond.argmax())
         if beyond[joint] > 0:
@@ -267,28 +311,27 @@ class Swings:
     """
 
     def __init__(self, joints: int, least: float, time: float) -> None:
-        self._least, self._time = least, time
+        self._least = least
         self._low, self._high = np.full(joints, np.inf), np.full(joints, -np.inf)
         self._way = np.zeros(joints)  # of the last swing: up 1, down -1
         self._last = np.full(joints, -np.inf)  # when that was
-        self._recent: deque[tuple[float, np.ndarray]] = deque()
+        self._recent, self._none = Window(joints, time), np.zeros(joints)
 
     def update(self, lag: np.ndarray, now: float) -> np.ndarray:
         """Takes in lags ``(joints,)`` rad; how often each joint ``(joints,)`` swung, 0 once it is over."""
         self._low, self._high = np.minimum(self._low, lag), np.maximum(self._high, lag)
         up = (self._way <= 0.0) & (lag - self._low >= self._least)
         down = (self._way >= 0.0) & (self._high - lag >= self._least) & ~up
-        self._way = np.where(up, 1.0, np.where(down, -1.0, self._way))
-        # From here on the other end is looked for.
-        self._high, self._low = np.where(up, lag, self._high), np.where(down, lag, self._low)
         swung = up | down
-        self._last = np.where(swung, now, self._last)
         if swung.any():
-            self._recent.append((now, swung))
-        while self._recent and self._recent[0][0] < now - self._time:
-            self._recent.popleft()
-        number = np.sum([swung for _, swung in self._recent], axis=0)
-        return np.where(now - self._last < OVER, number, 0)
+            self._way = np.where(up, 1.0, np.where(down, -1.0, self._way))
+            # From here on the other end is looked for.
+            self._high, self._low = np.where(up, lag, self._high), np.where(down, lag, self._low)
+            self._last = np.where(swung, now, self._last)
+        elif now - self._last.max() >= OVER:
+            return self._none
+        self._recent.add(swung, now)
+        return np.where(now - self._last < OVER, self._recent.sum, 0.0)
 
 
 #: A joint that is no farther than this from where it may be (rad) strays nowhere: sag, play, a tick of an AX.
@@ -309,10 +352,10 @@ class Strays:
     """
 
     def __init__(self, joints: int, horizon: float, push: float, time: float) -> None:
-        self._horizon, self._push, self._time = horizon, push, time
+        self._horizon, self._push = horizon, push
         self._last: tuple[float, np.ndarray] | None = None  # when each joint was where
         self._strayed = np.full(joints, -np.inf)  # when each did
-        self._recent: deque[tuple[float, np.ndarray]] = deque()
+        self._recent, self._none = Window(joints, time), np.zeros(joints)
 
     def update(self, lag: np.ndarray, most: np.ndarray, reading: Reading) -> np.ndarray:
         """Takes in lags (rad), the fastest commands of late (rad/s), ``(joints,)`` each; the ways (rad).
@@ -322,16 +365,18 @@ class Strays:
         position = reading.position
         since, before = (reading.at, position) if self._last is None else self._last
         moved, self._last = position - before, (reading.at, position.copy())
-        way = np.maximum(0.0, np.abs(moved) - most * (reading.at - since))
         beyond = np.abs(lag) > NEAR + self._horizon * most  # of reference and goal
-        pushes = np.abs(reading.load) >= self._push  # a load that is not told (NaN) is none
-        own = beyond & pushes & (reading.load * lag < 0.0) & (moved * lag < 0.0)
-        self._strayed = np.where(own, reading.at, self._strayed)
-        self._recent.append((reading.at, np.where(own, way, 0.0)))
-        while self._recent[0][0] < reading.at - self._time:
-            self._recent.popleft()
-        way = np.sum([way for _, way in self._recent], axis=0)
-        return np.where(reading.at - self._strayed < OVER, way, 0.0)
+        if beyond.any():
+            pushes = np.abs(reading.load) >= self._push  # a load that is not told (NaN) is none
+            own = beyond & pushes & (reading.load * lag < 0.0) & (moved * lag < 0.0)
+            way = np.maximum(0.0, np.abs(moved) - most * (reading.at - since))
+            self._strayed = np.where(own, reading.at, self._strayed)
+            self._recent.add(np.where(own, way, 0.0), reading.at)
+        elif reading.at - self._strayed.max() >= OVER:
+            return self._none
+        else:
+            self._recent.add(self._none, reading.at)
+        return np.where(reading.at - self._strayed < OVER, self._recent.sum, 0.0)
 
 
 class Motion:
@@ -340,10 +385,13 @@ class Motion:
     def __init__(self, settings: SafetySettings, names: Sequence[str]) -> None:
         self._settings, self._names = settings, tuple(names)
         self._behind, self._limp, self._loose = (Lasting(len(self._names)) for _ in range(3))
-        self._recent: list[tuple[float, np.ndarray]] = []
         joints, s = len(self._names), settings
+        # It may still coast with what was commanded within the last half second.
+        self._commanded = Window(joints, 0.5)
         self._swings = Swings(joints, s.swing, s.swing_time)
         self._strays = Strays(joints, s.horizon, s.limp_load, s.stray_time)
+        self._swung = f"swings of {s.swing:.2f} rad or more within {s.swing_time:.1f} s"
+        self._strayed = f"rad within {s.stray_time:.1f} s away from its reference, by its own force"
 
     def check(
         self, position: np.ndarray, velocity: np.ndarray, servo: np.ndarray, reading: Reading
@@ -361,15 +409,13 @@ class Motion:
         error = np.abs(lag)
         behind = self._behind.update(error > s.follow_error, at)
         yield from self._say("follow error", behind > s.follow_time, error, "rad from its reference")
-        load = np.broadcast_to(np.abs(reading.load), error.shape)
+        load = np.abs(reading.load)
         limp = self._limp.update((error > s.limp_error) & (load < s.limp_load), at)
         yield from self._say(
             "servo limp", limp > s.limp_time, error, "rad from its reference, and without force"
         )
-        # It may still coast with what was commanded within the last half second.
-        self._recent = [(t, v) for t, v in self._recent if at - t <= 0.5]
-        self._recent.append((at, np.abs(velocity)))
-        most = np.max([v for _, v in self._recent], axis=0)
+        self._commanded.add(np.abs(velocity), at)
+        most = self._commanded.most
         speed = np.abs(reading.velocity)
         # A joint that was held up by contact, and comes free, leaps back to its reference: to take its torque
         # would drop the arm. A runaway passes the reference, at most lead / its speed (0.16 s) later. One
@@ -382,11 +428,9 @@ class Motion:
         loose = self._loose.update(away & driven & ~shoved & (speed > 1.5 * most + s.runaway_speed), at)
         yield from self._say("runaway", loose >= s.runaway_time, speed, "rad/s, which nobody asked of it")
         swings = self._swings.update(lag, at)
-        what = f"swings of {s.swing:.2f} rad or more within {s.swing_time:.1f} s"
-        yield from self._say("joint oscillates", swings >= s.swings, swings, what)
+        yield from self._say("joint oscillates", swings >= s.swings, swings, self._swung)
         ways = self._strays.update(lag, most, reading)
-        what = f"rad within {s.stray_time:.1f} s away from its reference, by its own force"
-        yield from self._say("joint strays", ways > s.stray, ways, what)
+        yield from self._say("joint strays", ways > s.stray, ways, self._strayed)
 
     def _say(self, kind: str, true: np.ndarray, values: np.ndarray, what: str) -> Iterator[Condition]:
         for joint in np.flatnonzero(true):
@@ -420,10 +464,11 @@ class Health:
     def check(self, reading: Reading) -> Iterator[Condition]:
         """Conditions at a reading; what a servo does not tell (NaN) is in none."""
         shape = (len(self._names),)
-        temperature = np.broadcast_to(reading.temperature, shape)
+        temperature = np.broadcast_to(reading.temperature, shape).tolist()
         for name, degrees, limits in zip(self._names, temperature, self._warmths):
-            yield from self._warm(name, float(degrees), limits)
-        for name, volts in zip(self._names, np.broadcast_to(reading.voltage, shape)):
+            if self._level[name] or not degrees < limits.warm:
+                yield from self._warm(name, degrees, limits)
+        for name, volts in zip(self._names, np.broadcast_to(reading.voltage, shape).tolist()):
             if volts < self._settings.least_voltage:
                 yield Condition("undervoltage", name, f"{volts:.1f} V")
             elif volts < self._settings.low_voltage:

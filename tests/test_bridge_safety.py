@@ -16,7 +16,7 @@ from hardware_bridge.limiter import Change, Limiter, Limits, Reference
 from hardware_bridge.safety import Mode, Safety
 from hardware_bridge.safety_settings import SafetySettings
 from hardware_bridge.servos import PROFILES, WIDOWX_MK2, WX200
-from hardware_bridge.watchdogs import Deadline, DeadlineState, Plausibility, Reading
+from hardware_bridge.watchdogs import Deadline, DeadlineState, Plausibility, Reading, Window
 from meld_envs.robots.workspace import BODIES, Box, Workspace
 
 SETTINGS = SafetySettings()
@@ -300,6 +300,20 @@ def test_measured_far_outside_sends_nothing():
     measured[1] = limits.high[1] + 0.3
     step = Limiter(limits).step(Reference.at(START["widowx_mk2"]), np.ones(5), measured, 0.02)
     assert step.goal is None and step.speed is None and step.changes == (Change.NOTHING,)
+
+
+@pytest.mark.parametrize("tick", [0.02, 0.001])
+def test_a_window_has_what_was_noted_lately_however_often(tick):
+    rng, window, noted = np.random.default_rng(0), Window(3, 0.1), []
+    for step in range(400):
+        values = rng.uniform(size=3)
+        window.add(values, step * tick)
+        noted.append(values)
+        lately = np.array(noted[-(round(0.1 / tick) + 1) :])
+        if step % 50 == 37:  # the oldest may be a rounding error too old
+            assert (window.most >= lately[1:].max(axis=0)).all() and (window.most <= lately.max(axis=0)).all()
+            assert (lately[1:].sum(axis=0) - 1e-9 <= window.sum).all()
+            assert (window.sum <= lately.sum(axis=0) + 1e-9).all()
 
 
 # ---------------------------------------------------------------- the body and what is around it

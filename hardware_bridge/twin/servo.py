@@ -297,7 +297,7 @@ class Servo(ABC):
         """The error byte with which a write would be refused; 0 if it would not."""
         if not self.table.holds(address, len(data)):
             return self.RANGE_ERROR
-        for register, value in self.table.decoded(address, data).items():
+        for register, value in self.table.decoded(address, data):
             if register.access == "r" or (register.area == "eeprom" and self._eeprom_locked()):
                 return self.ACCESS_ERROR
             error = self._refuse(register, value)

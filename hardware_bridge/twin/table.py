@@ -42,20 +42,18 @@ class Table:
     def __contains__(self, name: str) -> bool:
         return name in self.values
 
-    def decoded(self, address: int, data: bytes) -> dict[Register, int]:
-        """What the registers that a block touches would hold once it were written."""
+    def decoded(self, address: int, data: bytes) -> list[tuple[Register, int]]:
+        """The registers that a block touches, with what they would hold once it were written."""
         image = bytearray(self._image)
         image[address : address + len(data)] = data
         touched = self.touched(address, len(data))
-        return {
-            register: register.decode(bytes(image[register.address : register.end])) for register in touched
-        }
+        return [(r, r.decode(bytes(image[r.address : r.end]))) for r in touched]
 
     def put(self, address: int, data: bytes) -> None:
         """Writes a block that lies inside the table."""
         values = self.decoded(address, data)
         self._image[address : address + len(data)] = data
-        for register, value in values.items():
+        for register, value in values:
             self.values[register.name] = value
 
     def holds(self, address: int, length: int) -> bool:
