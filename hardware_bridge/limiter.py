@@ -23,7 +23,7 @@ import numpy as np
 from hardware_bridge.safety_settings import SafetySettings
 from hardware_bridge.servos import JointSpec
 from hardware_bridge.watchdogs import Warmth, warmth
-from meld_envs.robots.workspace import Workspace
+from meld_envs.robots.workspace import SPACING, Outlook, Workspace
 
 # What may be done ----------------------------------------------------------------------------------
 
@@ -171,11 +171,15 @@ def _within(values: np.ndarray, low: Any, high: Any) -> np.ndarray:
 
 
 class Limiter:
-    """Moves a reference, within limits. It has no state: references go in and come out."""
+    """Moves a reference, within limits: references go in and come out.
+
+    Its only state is what spares looks at the workspace; what it decides does not depend on it.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._horizon = limits.settings.horizon
+        self._outlook = Outlook.none(1, len(limits.names))
 
     def step(self, reference: Reference, wanted: np.ndarray, measured: np.ndarray, dt: float) -> Step:
         """One step towards wanted velocities.
@@ -288,11 +292,17 @@ class Limiter:
         workspace, keep = self.limits.workspace, self.limits.settings.clearance
         if workspace is None:
             return True
-        moved = measured + (step.goal - before.goal)
+        change, now = step.goal - before.goal, np.stack([before.position, measured])
+        ways = np.abs([step.position - before.position, step.goal - step.position, change]) @ workspace.reach
+        # So far from everything, all of what follows holds, samples' gaps included.
+        needed = keep + max(ways[0] + ways[1], ways[2]) + SPACING
+        if self._outlook.least(workspace, now[np.newaxis])[0] >= needed:
+            return True
         places, way = workspace.look(
-            (before.position, step.goal, measured, moved), (before.position, step.position, step.goal)
+            (*now, step.goal, measured + change), (before.position, step.position, step.goal)
         )
-        here, there, at, to = places.tolist()
+        here, at, there, to = places.tolist()
+        self._outlook.note(0, now, min(here, at))
         if to < min(keep, at) - 1e-6:
             return False
         return way >= keep or (here < keep and way > 0.0 and there >= here - 1e-9)

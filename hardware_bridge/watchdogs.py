@@ -407,6 +407,8 @@ class Motion:
         s, at = self._settings, reading.at
         lag = position - reading.position
         error = np.abs(lag)
+        self._commanded.add(np.abs(velocity), at)
+        most = self._commanded.most
         behind = self._behind.update(error > s.follow_error, at)
         yield from self._say("follow error", behind > s.follow_time, error, "rad from its reference")
         load = np.abs(reading.load)
@@ -414,23 +416,29 @@ class Motion:
         yield from self._say(
             "servo limp", limp > s.limp_time, error, "rad from its reference, and without force"
         )
-        self._commanded.add(np.abs(velocity), at)
-        most = self._commanded.most
         speed = np.abs(reading.velocity)
+        loose = speed > 1.5 * most + s.runaway_speed
+        if loose.any():
+            loose &= self._unasked(lag, servo, reading)
+        loose_for = self._loose.update(loose, at)
+        yield from self._say("runaway", loose_for >= s.runaway_time, speed, "rad/s, which nobody asked of it")
+        swings = self._swings.update(lag, at)
+        yield from self._say("joint oscillates", swings >= s.swings, swings, self._swung)
+        ways = self._strays.update(lag, most, reading)
+        yield from self._say("joint strays", ways > s.stray, ways, self._strayed)
+
+    def _unasked(self, lag: np.ndarray, servo: np.ndarray, reading: Reading) -> np.ndarray:
+        """Of which joints that are too fast a servo makes it so that errs."""
+        load, least = np.abs(reading.load), self._settings.limp_load
         # A joint that was held up by contact, and comes free, leaps back to its reference: to take its torque
         # would drop the arm. A runaway passes the reference, at most lead / its speed (0.16 s) later. One
         # that was shoved far dragged its reference along faster than its servo, and leaps back to that.
         away = (reading.velocity * lag <= 0.0) & (reading.velocity * (servo - reading.position) <= 0.0)
         # Without force it falls, its servo having given up: others without torque would fall, too.
-        driven = ~(load < s.limp_load)
+        driven = ~(load < least)
         # A hand whose plug slides off an edge is shoved aside: a servo that pushes back is sound.
-        shoved = (load >= s.limp_load) & (reading.load * lag > 0.0)
-        loose = self._loose.update(away & driven & ~shoved & (speed > 1.5 * most + s.runaway_speed), at)
-        yield from self._say("runaway", loose >= s.runaway_time, speed, "rad/s, which nobody asked of it")
-        swings = self._swings.update(lag, at)
-        yield from self._say("joint oscillates", swings >= s.swings, swings, self._swung)
-        ways = self._strays.update(lag, most, reading)
-        yield from self._say("joint strays", ways > s.stray, ways, self._strayed)
+        shoved = (load >= least) & (reading.load * lag > 0.0)
+        return away & driven & ~shoved
 
     def _say(self, kind: str, true: np.ndarray, values: np.ndarray, what: str) -> Iterator[Condition]:
         for joint in np.flatnonzero(true):

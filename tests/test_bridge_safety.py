@@ -218,6 +218,27 @@ def test_at_every_instant_a_full_stop_stays_inside(seed):
         assert limits.workspace.sweep(reference.position, stopping.position) > 0.0
 
 
+def test_what_was_looked_at_before_spares_looks_and_decides_nothing(monkeypatch):
+    limits, rng, looks = limits_of(), np.random.default_rng(0), []
+    look = Workspace.look
+    monkeypatch.setattr(Workspace, "look", lambda *given: looks.append(1) or look(*given))
+    limiter, reference = Limiter(limits), Reference.at(np.array(START["widowx_mk2"]))
+    changes, spared = set(), 0
+    for tick in range(1500):
+        if tick % 60 == 0:
+            wanted = rng.choice([-0.4, 0.0, 0.4], 5)
+        measured = reference.position + rng.uniform(-0.01, 0.01, 5)
+        looks.clear()
+        step = limiter.step(reference, wanted, measured, 0.02)
+        spared += not looks
+        afresh = Limiter(limits).step(reference, wanted, measured, 0.02)
+        np.testing.assert_array_equal(step.goal, afresh.goal)
+        assert step.changes == afresh.changes
+        changes.update(step.changes)
+        reference = step.reference
+    assert Change.WORKSPACE in changes and spared > 300
+
+
 def test_a_stop_that_would_pass_its_goal_is_no_setting():
     with pytest.raises(ValueError, match="a stop would pass the goal"):
         limits_of(acceleration=(3.0,) * 5)

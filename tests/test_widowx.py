@@ -14,6 +14,7 @@ from meld_envs.families import widowx_ethernet
 from meld_envs.families.widowx_ethernet import next_goal
 from meld_envs.robots import widowx
 from meld_envs.robots.widowx import JOINTS, NUM_JOINTS
+from meld_envs.robots.workspace import Outlook
 
 ETHERNET = "meld/WidowXEthernet-v0"
 TIP = slice(15, 18)  # of the state: the tip's place, m
@@ -171,7 +172,7 @@ def test_the_arm_keeps_clear_whatever_it_is_asked_for():
 
 def test_what_was_looked_at_before_spares_time_and_changes_nothing():
     rng, arms = np.random.default_rng(0), 40
-    outlook, looks = widowx_ethernet.Outlook.none(arms), []
+    outlook, looks = Outlook.none(arms), []
     goal = np.tile(widowx_ethernet._start()[1], (arms, 1))
     velocities = rng.choice([-0.2, 0.2], (arms, NUM_JOINTS))
     for _ in range(200):

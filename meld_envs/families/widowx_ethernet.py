@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import mujoco
 import numpy as np
@@ -14,7 +14,7 @@ from meld_envs.camera import Marker, Quality
 from meld_envs.families.sawyer import ASSETS
 from meld_envs.family import Family, Outcome, Parameter
 from meld_envs.robots import widowx
-from meld_envs.robots.workspace import WIDOWX_MK2, Box, Workspace
+from meld_envs.robots.workspace import WIDOWX_MK2, Box, Outlook, Workspace
 from meld_envs.tasks import Task
 from meld_envs.world import World
 
@@ -271,33 +271,6 @@ def nearest_port(world: World) -> int:
 # Control --------------------------------------------------------------------------------------------
 
 
-class Outlook(NamedTuple):
-    """How clear arms were where they were last looked at: as long as they stay nearby, that will do.
-
-    Attributes:
-        places: ``(n, 2, 5)`` rad, of goals and joints then.
-        clearance: ``(n,)`` m, the least of both.
-    """
-
-    places: np.ndarray
-    clearance: np.ndarray
-
-    @classmethod
-    def none(cls, num_arms: int) -> Outlook:
-        """Nothing was looked at yet."""
-        return cls(np.zeros((num_arms, 2, widowx.NUM_JOINTS)), np.full(num_arms, -np.inf))
-
-    def clear(self, places: np.ndarray, needed: np.ndarray) -> np.ndarray:
-        """Which arms have so much clearance ``(n,)`` m at places ``(n, 2, 5)`` rad; looks where it must."""
-        moved = (np.abs(places - self.places) @ ROOM.reach).max(axis=1)  # m, of any point of an arm
-        unsure = np.flatnonzero(self.clearance - moved < needed)
-        if len(unsure):
-            self.places[unsure] = places[unsure]
-            self.clearance[unsure] = ROOM.clearance(places[unsure]).min(axis=1)
-            moved[unsure] = 0.0
-        return self.clearance - moved >= needed
-
-
 def next_goal(
     goal: np.ndarray, angles: np.ndarray, velocities: np.ndarray, outlook: Outlook | None = None
 ) -> np.ndarray:
@@ -309,7 +282,11 @@ def next_goal(
     """
     following = widowx.next_goal(goal, angles, velocities)
     outlook = Outlook.none(len(goal)) if outlook is None else outlook
-    near = np.flatnonzero(~outlook.clear(np.stack([goal, angles], axis=1), _needed(goal, following)))
+    places, needed = np.stack([goal, angles], axis=1), _needed(goal, following)
+    near = np.flatnonzero(outlook.least(ROOM, places) < needed)
+    if len(near):
+        outlook.note(near, places[near], ROOM.clearance(places[near]).min(axis=1))
+        near = near[outlook.clearance[near] < needed[near]]
     if len(near):
         near = near[~_keeps_clear(goal[near], angles[near], following[near])]
     if not len(near):

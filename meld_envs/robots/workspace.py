@@ -267,6 +267,32 @@ class Nearest(NamedTuple):
         return f"{self.part} is {self.clearance * 1000:.0f} mm from {self.of}"
 
 
+class Outlook(NamedTuple):
+    """How clear arms were where they were last looked at: as long as they stay nearby, that will do.
+
+    Attributes:
+        places: ``(n, 2, joints)`` rad, of goals and joints then.
+        clearance: ``(n,)`` m, the least of both.
+    """
+
+    places: np.ndarray
+    clearance: np.ndarray
+
+    @classmethod
+    def none(cls, num_arms: int, num_joints: int = 5) -> Outlook:
+        """Nothing was looked at yet."""
+        return cls(np.zeros((num_arms, 2, num_joints)), np.full(num_arms, -np.inf))
+
+    def least(self, workspace: Workspace, places: np.ndarray) -> np.ndarray:
+        """A lower bound of the clearance ``(n,)`` m at places ``(n, 2, joints)`` rad, without a look."""
+        moved = np.abs(places - self.places) @ workspace.reach  # m, of any point of an arm
+        return self.clearance - moved.max(axis=1)
+
+    def note(self, arms: np.ndarray | int, places: np.ndarray, clearance: np.ndarray | float) -> None:
+        """Keeps what was seen of some of the arms."""
+        self.places[arms], self.clearance[arms] = places, clearance
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Where a body may be.
