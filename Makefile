@@ -32,7 +32,7 @@ bench:  ## the main job: trains and compares agents, writes a report
 .PHONY: test
 test:  ## all tests
 	@tools/setup.sh test
-	$(VENV_PYTHON) -m pytest $(ARGS)
+	tools/test.sh $(ARGS)
 
 .PHONY: lint
 lint:  ## style, format and types
