@@ -132,8 +132,7 @@ class Soak:
     """
 
     def __init__(self, config: str | os.PathLike[str], seed: int, others: Mapping[str, int]) -> None:
-        # Gymnasium's checker does not survive a first reset that fails, which is this program's business.
-        self._env = gym.make(TASK, backend="robot", config=os.fspath(config), disable_env_checker=True)
+        self._env = gym.make(TASK, backend="robot", config=os.fspath(config))
         self._rng = np.random.default_rng(seed)
         self._seed: int | None = seed
         self._others = dict(others)

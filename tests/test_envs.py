@@ -619,3 +619,13 @@ def test_gymnasium_counts_trials_side_by_side(keywords, make_vec):
     assert truncated.all()
     assert info["episode"]["l"].tolist() == [20] * 3
     assert info["episode"]["r"] == pytest.approx(total)
+
+
+@every_id
+def test_a_first_reset_that_fails_does_no_harm(env_id):
+    env = gym.make(env_id, obs_type="state")
+    with pytest.raises(TypeError, match="expected a Task"):
+        env.reset(options={"task": "the first"})
+    env.reset(seed=0)
+    assert env.step(env.action_space.sample())[0] in env.observation_space
+    env.close()
