@@ -31,6 +31,9 @@ HEALTH_1 = {
 }
 #: Rates at which a silent servo is looked for: the factory's, and those in use.
 RATES = (57_600, 1_000_000, 115_200, 2_000_000)
+#: After so long without any packet servos of Protocol 2 stop by themselves (s): later than whatever holds the
+#: arm anyway, or one would stand still and nobody knew why.
+BITE = 0.12
 HEALTH_2 = {0x01: "undervoltage", 0x04: "overheated", 0x10: "overload", 0x20: "overload"}
 
 
@@ -211,11 +214,15 @@ class ServoArm:
         return reply
 
     def lost(self, servo: int) -> bool:
-        """Whether a servo is silent although another one answers; each is asked once."""
+        """Whether a servo is silent although another one answers, twice: a computer may stop in between."""
         others = [axis for axis in self._axes if servo not in axis.ids]
         others.sort(key=lambda axis: axis.id in self._silent)
         accused = next(axis for axis in self._axes if servo in axis.ids)
-        return self._answers(others[0].protocol, others[0].id) and not self._answers(accused.protocol, servo)
+        other = others[0]
+        return all(
+            self._answers(other.protocol, other.id) and not self._answers(accused.protocol, servo)
+            for _ in range(2)
+        )
 
     def _answers(self, protocol: int, servo: int) -> bool:
         """Whether anything comes from there."""
@@ -260,6 +267,10 @@ class ServoArm:
                 self.link.ping(axis.protocol, axis.id)
             return axis
         values = self._looked_after(axis)
+        if values.get("bus_watchdog", 0) < 0:  # it bit: the servo stands, and takes no goals
+            self._guard(axis, 0.0)
+            self._guard(axis, BITE)
+            return axis
         if axis.protocol == 1:
             self._restarted(axis, values["torque_limit"])
         self._goal_taken(axis, values["goal_position"])
@@ -330,10 +341,20 @@ class ServoArm:
         """
         for axis in self._axes:
             if axis.name in goals:
+                self._guard(axis, 0.0)  # that of a driver that died may have bitten: no goal would be taken
                 self._seed(axis, *goals[axis.name])
                 self.link.write_registers(axis.servo, torque_enable=1)
                 self.powered.add(axis.name)
+                self._guard(axis, BITE)
         self._torque_on[:] = True
+
+    def _guard(self, axis: JointSpec, time: float) -> None:
+        """Protocol 2: the servo's own watchdog over the bus, set to a time (s; 0: off, and let go).
+
+        Its goals, a horizon ahead, stop a servo of either protocol; this one needs no goal for it.
+        """
+        if axis.protocol == 2:
+            self.link.write_registers(axis.servo, bus_watchdog=axis.model.to_ticks("bus_watchdog", time))
 
     def _seed(self, axis: JointSpec, position: float, speed: float) -> None:
         """Where it stands as its goal, and only then a torque limit, one below the fence."""
@@ -367,6 +388,7 @@ class ServoArm:
                 try:
                     self.link.write_registers(axis.servo, torque_enable=0)
                     self.powered.discard(axis.name)
+                    self._guard(axis, 0.0)
                 except PortError:
                     raise
                 except LinkError as error:

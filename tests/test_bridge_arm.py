@@ -236,6 +236,45 @@ def test_a_servo_that_restarted_is_seen(bus):
     assert list(arm.read().torque_on) == [True, True, False, True, True]
 
 
+def guards(line, profile):
+    return {line.servo(servo).table["bus_watchdog"] for joint in profile.joints for servo in joint.ids}
+
+
+def test_servos_of_protocol_2_stop_without_a_driver_and_go_on_with_one(bus):
+    line, arm = bus(WX200)
+    joint = WX200.joints[0].name
+    arm.power({joint.name: (0.0, 0.3) for joint in WX200.joints})
+    assert guards(line, WX200) == {6}, "120 ms"
+    arm.send({joint: (0.5, 0.3)})
+    line.advance(0.11, after_bytes=arm.link.sent)
+    assert line.mechanics.joint(joint).velocity > 0.1
+    line.advance(0.1)
+    assert guards(line, WX200) == {-1} and abs(line.mechanics.joint(joint).velocity) < 0.01
+    stood = arm.read().position[0]
+    arm.send({joint: (0.5, 0.3)})
+    line.advance(0.1, after_bytes=arm.link.sent)
+    assert arm.read().position[0] == pytest.approx(stood, abs=0.01), "no goal is taken"
+    for _ in WX200:
+        arm.inspect()
+    assert guards(line, WX200) == {6} and not arm.drain()
+    arm.send({joint: (0.5, 0.3)})
+    for _ in range(100):
+        line.advance(0.02, after_bytes=arm.link.sent)
+        arm.read()
+    assert arm.read().position[0] == pytest.approx(0.5, abs=0.05)
+    arm.release()
+    assert guards(line, WX200) == {0}, "who comes next need not feed it"
+
+
+def test_a_watchdog_that_bit_an_earlier_driver_keeps_nobody_from_starting(bus):
+    line, arm = bus(WX200)
+    arm.power({joint.name: (0.0, 0.3) for joint in WX200.joints})
+    line.advance(0.3)
+    assert guards(line, WX200) == {-1}
+    arm.power({joint.name: (0.0, 0.3) for joint in WX200.joints})
+    assert guards(line, WX200) == {6}
+
+
 # The driver -----------------------------------------------------------------------------------------
 
 
