@@ -76,6 +76,7 @@ class ServoArm:
         self._sent: dict[str, int] = {}  # goals, as ticks, by name of axis
         self._silent: set[int] = set()  # ids that did not answer the last single read
         self._refused = ""  # the axis whose goal register did not hold what was sent
+        self._read_at = math.inf  # when the joints were read last (s)
 
     # ------------------------------------------------------------ start
 
@@ -152,7 +153,10 @@ class ServoArm:
         Raises:
             LinkError: a joint that does not answer, after its retries.
         """
+        if self._clock() - self._read_at > BITE:
+            self._let_go()
         at, replies = self._clock(), dict[int, Reply]()
+        self._read_at = at
         for chain in self._chains:
             replies.update(self._chained(chain))
         values = []
@@ -183,7 +187,11 @@ class ServoArm:
         return axis.to_position(values["present_position"]), _load(axis, values)
 
     def _chained(self, chain: Sequence[JointSpec]) -> Mapping[int, Reply]:
-        """Several joints in one go; after a broken chain what came of it, the rest is asked one by one."""
+        """Several joints in one go; after a broken chain what came of it, the rest is asked one by one.
+
+        Raises:
+            NoReply: nobody answered.
+        """
         address, length = chain[0].model.state_block
         chain = [joint for joint in chain if joint.id not in self._silent]
         if len(chain) < 2:
@@ -195,6 +203,8 @@ class ServoArm:
         except NoReply as error:
             silent = next(joint for joint in chain if joint.id == error.ids[0])
             self._silent.add(silent.id)  # it has been asked once, then
+            if not error.partial:  # maybe nobody is there: to ask them one by one would take the tick's time
+                raise
             detail = f"id {silent.id} broke the chain: {error.what}"
             self.conditions.append(Condition("packet lost", silent.name, detail))
             return error.partial
@@ -214,15 +224,11 @@ class ServoArm:
         return reply
 
     def lost(self, servo: int) -> bool:
-        """Whether a servo is silent although another one answers, twice: a computer may stop in between."""
+        """Whether a servo is silent although another one answers; each is asked once."""
         others = [axis for axis in self._axes if servo not in axis.ids]
         others.sort(key=lambda axis: axis.id in self._silent)
         accused = next(axis for axis in self._axes if servo in axis.ids)
-        other = others[0]
-        return all(
-            self._answers(other.protocol, other.id) and not self._answers(accused.protocol, servo)
-            for _ in range(2)
-        )
+        return self._answers(others[0].protocol, others[0].id) and not self._answers(accused.protocol, servo)
 
     def _answers(self, protocol: int, servo: int) -> bool:
         """Whether anything comes from there."""
@@ -267,10 +273,8 @@ class ServoArm:
                 self.link.ping(axis.protocol, axis.id)
             return axis
         values = self._looked_after(axis)
-        if values.get("bus_watchdog", 0) < 0:  # it bit: the servo stands, and takes no goals
-            self._guard(axis, 0.0)
-            self._guard(axis, BITE)
-            return axis
+        if self._rearmed(axis):
+            return axis  # it took no goal meanwhile
         if axis.protocol == 1:
             self._restarted(axis, values["torque_limit"])
         self._goal_taken(axis, values["goal_position"])
@@ -348,13 +352,43 @@ class ServoArm:
                 self._guard(axis, BITE)
         self._torque_on[:] = True
 
-    def _guard(self, axis: JointSpec, time: float) -> None:
-        """Protocol 2: the servo's own watchdog over the bus, set to a time (s; 0: off, and let go).
+    # Servos of Protocol 2 have a watchdog over the bus of their own. Goals, a horizon ahead, stop a servo of
+    # either protocol; this stops one whatever its goal is.
 
-        Its goals, a horizon ahead, stop a servo of either protocol; this one needs no goal for it.
-        """
+    def _guard(self, axis: JointSpec, time: float) -> None:
+        """Sets it for all servos of an axis, each by its own id, to a time (s; 0: off, and let go)."""
         if axis.protocol == 2:
-            self.link.write_registers(axis.servo, bus_watchdog=axis.model.to_ticks("bus_watchdog", time))
+            ticks = axis.model.to_ticks("bus_watchdog", time)
+            for servo in axis.ids:
+                self.link.write_registers(ServoRef(servo, axis.model), bus_watchdog=ticks)
+
+    def _rearmed(self, axis: JointSpec) -> bool:
+        """Whether an axis' watchdog had bitten, or was off: it is as it should be now, and that is told."""
+        if axis.protocol == 1 or axis.name not in self.powered:
+            return False
+        armed, differs = axis.model.to_ticks("bus_watchdog", BITE), False
+        for servo in axis.ids:
+            ref = ServoRef(servo, axis.model)
+            found = self.link.read_registers(ref, "bus_watchdog")[0]["bus_watchdog"]
+            if found == armed:
+                continue
+            differs = True
+            what = f"id {servo} stopped by itself" if found < 0 else f"that of id {servo} was {found}"
+            self.conditions.append(Condition("servo waited", axis.name, what))
+            self.link.write_registers(ref, bus_watchdog=0)
+            self.link.write_registers(ref, bus_watchdog=armed)
+        return differs
+
+    def _let_go(self) -> None:
+        """After a pause of the driver's: servos that stopped by themselves take goals again."""
+        for axis in self._axes:
+            self._rearmed(axis)
+
+    def disarm(self) -> None:
+        """Nobody will feed the servos' watchdogs any more, and whoever holds, holds by its goal."""
+        for axis in self._axes:
+            with contextlib.suppress(LinkError):  # of one that bites later nothing is lost
+                self._guard(axis, 0.0)
 
     def _seed(self, axis: JointSpec, position: float, speed: float) -> None:
         """Where it stands as its goal, and only then a torque limit, one below the fence."""
@@ -388,11 +422,11 @@ class ServoArm:
                 try:
                     self.link.write_registers(axis.servo, torque_enable=0)
                     self.powered.discard(axis.name)
-                    self._guard(axis, 0.0)
                 except PortError:
                     raise
                 except LinkError as error:
                     failure = error
+        self.disarm()
         if failure is not None:
             raise failure
 

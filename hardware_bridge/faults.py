@@ -61,6 +61,7 @@ KINDS: dict[str, Kind] = {
     "reply doubled": Kind(_T, _ON, "The second was thrown away."),
     "bytes between": Kind(_T, _ON, "Bytes that are no reply were skipped: look for noise on the cable."),
     "bus noisy": Kind(_R, _HOLD, "Check the cable, its length and termination, and the supply's ground."),
+    "servo waited": Kind(_T, _ON, "It heard nobody for too long and goes on now: see what else is said."),
     "servo missing": Kind(_L, _HOLD, "Check the servo's cable and supply, then acknowledge."),
     "duplicate id": Kind(_L, _OFF, "Connect one of the two alone and give it another id."),
     "baud mismatch": Kind(_L, _HOLD, "Set its rate with the maker's Dynamixel Wizard, the arm at rest."),

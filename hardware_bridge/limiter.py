@@ -293,7 +293,9 @@ class Limiter:
         if workspace is None:
             return True
         change, now = step.goal - before.goal, np.stack([before.position, measured])
-        ways = np.abs([step.position - before.position, step.goal - step.position, change]) @ workspace.reach
+        ways = workspace.travel(
+            np.stack([step.position - before.position, step.goal - step.position, change])
+        )
         # So far from everything, all of what follows holds, samples' gaps included.
         needed = keep + max(ways[0] + ways[1], ways[2]) + SPACING
         if self._outlook.least(workspace, now[np.newaxis])[0] >= needed:

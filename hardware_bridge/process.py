@@ -296,6 +296,7 @@ class Host:
                 print(f"driver: {error}", file=sys.stderr)
                 return HELD
         finally:
+            self.cell.arm.disarm()
             self.link.close()
         return AT_REST
 

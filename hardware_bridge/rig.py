@@ -132,16 +132,16 @@ class Rig:
 
     def _step(self, target: np.ndarray, dt: float) -> None:
         """One tick; left out if the bus fails: the axes then stop at their last goals, a horizon ahead."""
+        if (
+            self._driver.silent
+        ):  # the joints are: it is the driver's to ask who is missing, and takes its time
+            return
         try:
             self._follow(target, dt)
             self._misses.over()
         except LinkError as error:
-            safety = self._driver.safety
-            if self._driver.silent:  # the joints are, too: it is the driver's to ask who is missing
-                safety.report("packet lost", "bus", error.what)
-                return
             for condition in self._misses.add(error, self._driver.beat.now()):
-                safety.report(*condition)
+                self._driver.safety.report(*condition)
 
     def _follow(self, target: np.ndarray, dt: float) -> None:
         lack = target - self._reference.position

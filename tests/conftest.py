@@ -23,11 +23,24 @@ ROOT = Path(__file__).resolve().parent.parent
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--clock",
+        choices=("only", "without"),
+        help="of the tests that keep up with the clock (real_time): only these, or all others",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What needs the clock is tried again where a busy computer made it late."""
-    for item in items:
-        if item.get_closest_marker("real_time"):
-            item.add_marker(pytest.mark.flaky(reruns=2))
+    clock = [item for item in items if item.get_closest_marker("real_time")]
+    for item in clock:
+        item.add_marker(pytest.mark.flaky(reruns=2))
+    others = [item for item in items if not item.get_closest_marker("real_time")]
+    wanted = config.getoption("--clock")
+    if wanted:
+        items[:], left = (clock, others) if wanted == "only" else (others, clock)
+        config.hook.pytest_deselected(items=left)
 
 
 @pytest.fixture(scope="session")

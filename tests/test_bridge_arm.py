@@ -256,7 +256,9 @@ def test_servos_of_protocol_2_stop_without_a_driver_and_go_on_with_one(bus):
     assert arm.read().position[0] == pytest.approx(stood, abs=0.01), "no goal is taken"
     for _ in WX200:
         arm.inspect()
-    assert guards(line, WX200) == {6} and not arm.drain()
+    found = arm.drain()
+    assert guards(line, WX200) == {6} and {condition.kind for condition in found} == {"servo waited"}
+    assert {condition.where for condition in found} == {joint.name for joint in WX200.joints}
     arm.send({joint: (0.5, 0.3)})
     for _ in range(100):
         line.advance(0.02, after_bytes=arm.link.sent)
@@ -264,6 +266,28 @@ def test_servos_of_protocol_2_stop_without_a_driver_and_go_on_with_one(bus):
     assert arm.read().position[0] == pytest.approx(0.5, abs=0.05)
     arm.release()
     assert guards(line, WX200) == {0}, "who comes next need not feed it"
+
+
+def test_after_a_pause_all_servos_of_protocol_2_take_goals_at_once(bus):
+    line, arm = bus(WX200)
+    joint = WX200.joints[0].name
+    arm.power({joint.name: (0.0, 0.3) for joint in WX200.joints})
+    arm.read()
+    line.advance(0.3)
+    assert guards(line, WX200) == {-1}
+    arm.read()
+    assert guards(line, WX200) == {6}
+    assert {condition.where for condition in arm.drain()} == {joint.name for joint in WX200.joints}
+    arm.send({joint: (0.5, 0.3)})
+    line.advance(0.1, after_bytes=arm.link.sent)
+    assert line.mechanics.joint(joint).velocity > 0.1
+    shadow = line.servo(WX200.joints[1].shadow_ids[0])
+    shadow.table["bus_watchdog"] = 0
+    for _ in WX200:
+        arm.inspect()
+    assert guards(line, WX200) == {6}, "one that was off is armed again"
+    arm.disarm()
+    assert guards(line, WX200) == {0}
 
 
 def test_a_watchdog_that_bit_an_earlier_driver_keeps_nobody_from_starting(bus):
@@ -326,6 +350,26 @@ def muted(robot, servos, ticks):
             for servo in servos:
                 servo.mute = False
         yield
+
+
+@pytest.mark.parametrize("moving", [False, True], ids=["alone", "beside the rig"])
+def test_where_nobody_answers_a_tick_has_few_questions(twin, moving):
+    """Each waits for its deadline, and all of a tick's together must not make the loop late."""
+    robot = twin()
+    robot.link.slack, robot.link.retries = 0.02, 1
+    for servo in robot.line.servos:
+        servo.mute = True
+    asked, tick = [], np.zeros(2)
+    for _ in range(3):
+        before = robot.link.counts["attempts"]
+        if moving:
+            robot.rig._step(tick, 0.02)
+        robot.driver.cycle()
+        robot.driver.beat.wait()
+        asked.append(robot.link.counts["attempts"] - before)
+    # A chain, or what is owed of it, and goals, which nobody answers; the rig's question and its repetition;
+    # at the third tick, whether anybody is there.
+    assert asked[0] <= 2 + 2 * moving and asked[1] <= 2 and asked[2] <= 3, asked
 
 
 def test_where_nobody_answers_no_servo_is_missing_and_the_next_episode_goes_on(twin):

@@ -283,10 +283,10 @@ def next_goal(
     following = widowx.next_goal(goal, angles, velocities)
     outlook = Outlook.none(len(goal)) if outlook is None else outlook
     places, needed = np.stack([goal, angles], axis=1), _needed(goal, following)
-    near = np.flatnonzero(outlook.least(ROOM, places) < needed)
+    near = np.flatnonzero(~(outlook.least(ROOM, places) >= needed))  # NaN is not clear
     if len(near):
         outlook.note(near, places[near], ROOM.clearance(places[near]).min(axis=1))
-        near = near[outlook.clearance[near] < needed[near]]
+        near = near[~(outlook.clearance[near] >= needed[near])]
     if len(near):
         near = near[~_keeps_clear(goal[near], angles[near], following[near])]
     if not len(near):
@@ -304,7 +304,7 @@ def next_goal(
 
 def _needed(goal: np.ndarray, following: np.ndarray) -> np.ndarray:
     """Clearance (m) with which nothing can come too near on the way, ``(...)``."""
-    return CLEAR_OF_ALL + np.abs(following - goal) @ ROOM.reach * (1.0 + HORIZON / widowx.TICK)
+    return CLEAR_OF_ALL + ROOM.travel(following - goal) * (1.0 + HORIZON / widowx.TICK)
 
 
 def _keeps_clear(goal: np.ndarray, angles: np.ndarray, following: np.ndarray) -> np.ndarray:
@@ -317,7 +317,7 @@ def _keeps_clear(goal: np.ndarray, angles: np.ndarray, following: np.ndarray) ->
     places = np.concatenate([goal + PARTS * way, angles[np.newaxis], (angles + change)[np.newaxis]])
     clearances = ROOM.clearance(places)
     here, there, at, to = clearances[0], clearances[-3], clearances[-2], clearances[-1]
-    least = clearances[:-2].min(axis=0) - np.abs(way) @ ROOM.reach / (len(PARTS) - 1) / 2.0
+    least = clearances[:-2].min(axis=0) - ROOM.travel(way) / (len(PARTS) - 1) / 2.0
     leaves = (here < CLEAR_OF_ALL) & (least > 0.0) & (there >= here - 1e-9)
     return (to >= np.minimum(CLEAR_OF_ALL, at) - 1e-6) & ((least >= CLEAR_OF_ALL) | leaves)
 

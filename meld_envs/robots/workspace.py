@@ -99,10 +99,10 @@ class Body:
         leans, for their axes are parallel: one product of matrices, however many links there are.
         """
         turns, phases, factors, fixed = self._sums
-        waves = np.sin(angles @ turns + phases)
+        waves = np.sin(_product(angles, turns) + phases)
         rolled = waves[..., 4:6, np.newaxis] * waves[..., np.newaxis, 6:8]
         terms = np.concatenate([waves[..., :8], rolled.reshape(*rolled.shape[:-2], 4)], axis=-1)
-        found = terms @ factors + fixed
+        found = _product(terms, factors) + fixed
         number = len(self.spheres)
         out, aside, up = found[..., :number], found[..., number : 2 * number], found[..., 2 * number :]
         sine, cosine = waves[..., 8:9], waves[..., 9:10]
@@ -150,6 +150,11 @@ class Body:
                 reach[index] = max(reach[index], farthest)
                 farthest += float(np.linalg.norm(self.hinges[index].origin))
         return reach
+
+
+def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """``rows @ matrix``, each row's the same to the last bit however many there are: BLAS' are not."""
+    return np.einsum("...i,ij->...j", rows, matrix)
 
 
 def _lean(parts: np.ndarray, sine: int, cosine: int, vector: np.ndarray) -> float:
@@ -285,8 +290,7 @@ class Outlook(NamedTuple):
 
     def least(self, workspace: Workspace, places: np.ndarray) -> np.ndarray:
         """A lower bound of the clearance ``(n,)`` m at places ``(n, 2, joints)`` rad, without a look."""
-        moved = np.abs(places - self.places) @ workspace.reach  # m, of any point of an arm
-        return self.clearance - moved.max(axis=1)
+        return self.clearance - workspace.travel(places - self.places).max(axis=1)
 
     def note(self, arms: np.ndarray | int, places: np.ndarray, clearance: np.ndarray | float) -> None:
         """Keeps what was seen of some of the arms."""
@@ -356,14 +360,17 @@ class Workspace:
         samples, slack = [np.reshape(places, (len(places), len(self.body.hinges)))], 0.0
         for start, end in itertools.pairwise(waypoints):
             way = end - start
-            travel = float(np.abs(way) @ self.reach)
+            travel = float(self.travel(way))
             pieces = max(1, math.ceil(travel / SPACING))
             samples.append(start + _parts(pieces) * way)
             slack = max(slack, travel / pieces / 2.0)
         clearances = self.clearance(np.concatenate(samples))
         return clearances[: len(places)], float(clearances[len(places) :].min()) - slack
 
+    def travel(self, way: np.ndarray) -> np.ndarray:
+        """How far (m), ``(...)``, any point of the body moves at most on ways ``(..., joints)`` rad."""
+        return np.einsum("...j,j->...", np.abs(way), self._reach)
+
     @cached_property
-    def reach(self) -> np.ndarray:
-        """As of ``Body.reach``."""
+    def _reach(self) -> np.ndarray:
         return self.body.reach()
