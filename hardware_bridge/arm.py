@@ -153,9 +153,10 @@ class ServoArm:
         Raises:
             LinkError: a joint that does not answer, after its retries.
         """
-        if self._clock() - self._read_at > BITE:
-            self._let_go()
         at, replies = self._clock(), dict[int, Reply]()
+        if at - self._read_at > BITE:
+            self._let_go()
+            at = self._clock()
         self._read_at = at
         for chain in self._chains:
             replies.update(self._chained(chain))

@@ -110,7 +110,7 @@ class World:
 
         Args:
             substeps: physics steps.
-            derive: whether derived fields shall be those of the state reached; it takes half a physics step.
+            derive: whether derived fields shall be those of the state reached; costs about a physics step.
 
         Raises:
             mujoco.batch.SimulationError: MuJoCo refused a state; the message names the simulations.
