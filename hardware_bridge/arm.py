@@ -75,6 +75,7 @@ class ServoArm:
         self._inspected = 0
         self._sent: dict[str, int] = {}  # goals, as ticks, by name of axis
         self._silent: set[int] = set()  # ids that did not answer the last single read
+        self._suspect = -1  # the first of a chain that nobody answered last time
         self._refused = ""  # the axis whose goal register did not hold what was sent
         self._read_at = math.inf  # when the joints were read last (s)
 
@@ -199,13 +200,19 @@ class ServoArm:
             return {}
         try:
             if chain[0].protocol == 2:
-                return self.link.sync_read(address, length, [joint.id for joint in chain])
-            return self.link.bulk_read(1, [(joint.id, address, length) for joint in chain])
+                replies = self.link.sync_read(address, length, [joint.id for joint in chain])
+            else:
+                replies = self.link.bulk_read(1, [(joint.id, address, length) for joint in chain])
+            self._suspect = -1
+            return replies
         except NoReply as error:
             silent = next(joint for joint in chain if joint.id == error.ids[0])
-            self._silent.add(silent.id)  # it has been asked once, then
             if not error.partial:  # maybe nobody is there: to ask them one by one would take the tick's time
+                if self._suspect == silent.id:  # or it is this one, for which all others of the chain wait
+                    self._silent.add(silent.id)
+                self._suspect = silent.id
                 raise
+            self._silent.add(silent.id)  # it has been asked once, then
             detail = f"id {silent.id} broke the chain: {error.what}"
             self.conditions.append(Condition("packet lost", silent.name, detail))
             return error.partial
@@ -225,11 +232,21 @@ class ServoArm:
         return reply
 
     def lost(self, servo: int) -> bool:
-        """Whether a servo is silent although another one answers; each is asked once."""
+        """Whether a servo is silent although another one answers.
+
+        That one is asked before and after, for a line may fall silent, or a computer stand still, in between:
+        then the servo's answer comes late, but before that of the one that was asked after it.
+        """
         others = [axis for axis in self._axes if servo not in axis.ids]
         others.sort(key=lambda axis: axis.id in self._silent)
         accused = next(axis for axis in self._axes if servo in axis.ids)
-        return self._answers(others[0].protocol, others[0].id) and not self._answers(accused.protocol, servo)
+        other = others[0]
+        return (
+            self._answers(other.protocol, other.id)
+            and not self._answers(accused.protocol, servo)
+            and self._answers(other.protocol, other.id)
+            and self.link.owes(servo)
+        )
 
     def _answers(self, protocol: int, servo: int) -> bool:
         """Whether anything comes from there."""

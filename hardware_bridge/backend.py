@@ -6,6 +6,7 @@ rewards are the family's own, of the state that the twin's engine has reached.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -35,6 +36,9 @@ class Lockstep:
 
     def now(self) -> float:
         return self._line.now
+
+    def left(self, share: float) -> float:
+        return math.inf
 
     def wait(self) -> None:
         self._line.advance(self._tick, after_bytes=self._link.sent, timeout=30.0)

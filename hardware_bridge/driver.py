@@ -29,8 +29,13 @@ MISSES = 3
 SILENCE = 1.0
 #: One more axis is inspected every so many cycles: all eight of the Mark II within 0.64 s.
 INSPECTION = 4
+#: How many times as long an inspection is put off where ticks leave no time for it.
+PUT_OFF = 2
 #: Inspections in a row that a servo leaves unanswered, until it counts as lost: within 1.92 s.
 UNANSWERED = 3
+#: Of a tick, within which questions may be repeated and a silent chain is waited for. So much later than the
+#: next one could begin, for without a reading that could decide nothing, either.
+SHARE = 1.5
 #: Faults after which a servo is asked to go on; a hot one has to cool, one that restarted is started anew.
 REVIVED = ("overload", "servo limp")
 #: After a port came back: how often whoever is not there as before, fences included, is looked for (s).
@@ -54,6 +59,12 @@ class Beat(Protocol):
 
     def wait(self) -> None:
         """Until the next tick."""
+
+    def left(self, share: float) -> float:
+        """When a share of this tick will be over (``time.monotonic``, s); infinite where time stands still.
+
+        A question is not repeated after it.
+        """
 
 
 class RealTime:
@@ -79,6 +90,9 @@ class RealTime:
 
     def now(self) -> float:
         return time.monotonic()
+
+    def left(self, share: float) -> float:
+        return self.woke + share * self.tick
 
     def wait(self) -> None:
         self._next += self.tick
@@ -239,7 +253,7 @@ class Driver:
         self.reading: Reading | None = None
         self._after = after
         self._misses, self._inspections = Misses(arm), Inspections(arm)
-        self._cycles = 0
+        self._uninspected = 0  # cycles since the last inspection
         self._names = [joint.name for joint in arm.profile.joints]
         self._reopening = None if reopen is None else Reopening(reopen)
         self._unready: Sequence[Condition] = ()  # what was not as before when the port came back
@@ -311,16 +325,8 @@ class Driver:
 
     def _measure(self) -> None:
         try:
-            for _ in range(ATTEMPTS):
-                reading = self.arm.read()
-                if self.safety.observe(reading, self.beat.now()):
-                    self.reading = reading
-                    break
-            self._cycles += 1
-            self._misses.over()
-            if self._cycles % INSPECTION == 0:
-                for condition in self._inspections.next():
-                    self.safety.report(*condition)
+            with self.arm.link.hurried(self.beat.left(SHARE)):
+                self._look()
         except PortError as error:
             self.safety.report("port gone", "bus", error.what)
             self._open_again()
@@ -333,6 +339,21 @@ class Driver:
         traffic = self._traffic.check(link.counts, link.counts_by_id, self.beat.now())
         for condition in [*self.arm.drain(), *traffic, *self._unready, *self._inspections.missing]:
             self.safety.report(*condition)
+
+    def _look(self) -> None:
+        """A reading, and from time to time an inspection, which waits if this tick is over already."""
+        for _ in range(ATTEMPTS):
+            reading = self.arm.read()
+            if self.safety.observe(reading, self.beat.now()):
+                self.reading = reading
+                break
+        self._misses.over()
+        self._uninspected += 1
+        wait = INSPECTION if time.monotonic() < self.beat.left(SHARE) else PUT_OFF * INSPECTION
+        if self._uninspected >= wait:
+            self._uninspected = 0
+            for condition in self._inspections.next():
+                self.safety.report(*condition)
 
     def _open_again(self) -> None:
         """By the same name; whoever is there then must be who was there before."""

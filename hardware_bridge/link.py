@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import termios
@@ -133,8 +134,9 @@ class Link:
         self.counts: Counter[str] = Counter()
         self.counts_by_id: dict[int, Counter[str]] = {}
         self.sent = 0
+        self._repeat_until = math.inf
         self._lock = threading.RLock()
-        self._owed: dict[int, set[int]] = {}  # id: lengths of the replies that may still come
+        self._owed: dict[int, Counter[int]] = {}  # id: replies that may still come, by length
         self._quiet_from = 0.0  # by when anything owed should have come
         self._received = bytearray()  # of this attempt
         self._last: deque[bytes] = deque(maxlen=8)  # replies, by which doubled ones are known
@@ -179,6 +181,19 @@ class Link:
             finally:
                 if self.is_open:
                     self._tune(before)
+
+    @contextlib.contextmanager
+    def hurried(self, until: float) -> Iterator[None]:
+        """Meanwhile no question is repeated after that time (monotonic, s); each is asked once at least.
+
+        A chained read, which is not repeated at all, waits until then if nobody answers.
+        """
+        with self._lock:
+            before, self._repeat_until = self._repeat_until, until
+            try:
+                yield
+            finally:
+                self._repeat_until = before
 
     def _tune(self, baud: int) -> None:
         self._fd()
@@ -316,23 +331,45 @@ class Link:
                     self._settle(protocol, [servo_id for servo_id, _ in expected])
                     return self._attempt(protocol, what, packet, expected, attempt)
                 except (NoReply, BadReply, Refused) as error:
-                    if attempt == attempts or not _worth_repeating(protocol, error):
+                    late = time.monotonic() >= self._repeat_until
+                    if late or attempt == attempts or not _worth_repeating(protocol, error):
                         raise
                     self.counts["retries"] += 1
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _settle(self, protocol: int, ids: Iterable[int]) -> None:
+    def owes(self, servo_id: int) -> bool:
+        """Whether an answer to an earlier question may still come from there."""
+        with self._lock:
+            return servo_id in self._owed
+
+    def _came_late(self, status: Status) -> None:
+        """An answer to an earlier question: it is thrown away, and owed no longer."""
+        self.counts["late"] += 1
+        owed = self._owed.get(status.id, Counter[int]())
+        owed[len(status.data)] -= 1
+        if left := +owed:
+            self._owed[status.id] = left
+        else:
+            self._owed.pop(status.id, None)
+
+    def _settle(self, protocol: int, ids: Sequence[int]) -> None:
         """Makes sure that none of these servos can still send an answer to an earlier question."""
-        for servo_id in [servo_id for servo_id in ids if servo_id in self._owed]:
-            time.sleep(max(0.0, self._quiet_from - time.monotonic()))
-            owed = self._owed[servo_id]
+        if self._owed.keys().isdisjoint(ids):
+            return
+        time.sleep(max(0.0, self._quiet_from - time.monotonic()))
+        self._drain(protocol)  # what has come late by now is owed no longer
+        for servo_id in ids:
+            owed = self._owed.get(servo_id)
+            if not owed:
+                continue
+            stale = frozenset(owed)
             free = [length for length in SETTLE_LENGTHS if length not in owed]
             if not free:  # it has been asked in vain many times, each time with this wait
-                owed.clear()
-                free = list(SETTLE_LENGTHS)
+                del self._owed[servo_id]
+                stale, free = frozenset(), list(SETTLE_LENGTHS)
             length = free[0]
             packet = PROTOCOLS[protocol].read(servo_id, 0, length)
-            self._attempt(protocol, f"settle id {servo_id}", packet, [(servo_id, length)], 1, stale=owed)
+            self._attempt(protocol, f"settle id {servo_id}", packet, [(servo_id, length)], 1, stale=stale)
             self._owed.pop(servo_id, None)
 
     def _attempt(
@@ -342,7 +379,7 @@ class Link:
         packet: bytes,
         expected: Sequence[tuple[int, int]],
         attempt: int,
-        stale: Iterable[int] = (),
+        stale: frozenset[int] = frozenset(),
     ) -> dict[int, Reply]:
         """One packet out, its replies in; books the outcome."""
         self._received.clear()
@@ -354,7 +391,7 @@ class Link:
             self._write(packet, what)
             if self.serve is not None and expected:
                 self.serve(self.sent)
-            return self._collect(protocol, what, expected, started, deadline, frozenset(stale))
+            return self._collect(protocol, what, expected, started, deadline, stale)
         except ReplyError as error:
             outcome, concerned = error.reason, list(error.ids[:1])
             raise
@@ -398,11 +435,16 @@ class Link:
         # Stuffing lengthens Protocol 2 packets by a third at most.
         longest = PROTOCOLS[protocol].status_overhead + max((n * 4 // 3 + 1 for _, n in expected), default=0)
         decoder = Decoder((protocol,), max(longest, 32))
+        due = deadline
+        if len(expected) > 1 and self._repeat_until < math.inf:
+            due = max(deadline, self._repeat_until)
         try:
             while waiting:
-                data = self._read_until(deadline)
+                data = self._read_until(due)
                 if not data:
                     raise self._silent(what, waiting, decoder.pending, replies)
+                if due > deadline:  # they answer, if late: the rest has as much time as it had in time
+                    due = deadline = max(deadline, time.monotonic() + deadline - started)
                 for event in decoder.feed(data):
                     if isinstance(event, Junk):
                         self.counts["junk bytes"] += len(event.raw)
@@ -424,7 +466,7 @@ class Link:
                 "skipped",
             )
             for servo_id, length in waiting[arrived:]:
-                self._owed.setdefault(servo_id, set()).add(length)
+                self._owed.setdefault(servo_id, Counter())[length] += 1
             self._quiet_from = max(deadline, time.monotonic()) + 2 * self.latency_timer + self.slack
             raise
         return replies
@@ -442,14 +484,14 @@ class Link:
             raise self._bad(what, error.kind, str(error), error.raw, servo_id) from None
         if status.id != servo_id:
             if status.id in self._owed:
-                self.counts["late"] += 1
+                self._came_late(status)
                 return None
             # In a chained read the next one's answer says that this one's was lost on its way.
             skipped = any(status.id == other for other, _ in due)
             text = f"the answer came from id {status.id}"
             raise self._bad(what, "skipped" if skipped else "wrong id", text, status.raw, servo_id)
         if len(status.data) != length and len(status.data) in stale:
-            self.counts["late"] += 1
+            self._came_late(status)
             return None
         if refusal(status.protocol, status.error) and not status.data:
             names = ", ".join(error_names(status.protocol, status.error))
@@ -532,8 +574,14 @@ class Link:
         """Counts what it was that nobody waited for."""
         if not isinstance(event, Packet):
             self.counts["junk bytes"] += len(event.raw)
-        elif event.id in self._owed:
-            self.counts["late"] += 1
+            return
+        try:
+            status = as_status(event)
+        except ProtocolError:
+            self.counts["foreign"] += 1
+            return
+        if status.id in self._owed:
+            self._came_late(status)
         else:
             self.counts["doubled" if event.raw in self._last else "foreign"] += 1
 

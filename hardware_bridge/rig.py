@@ -29,6 +29,8 @@ SETTINGS = SafetySettings(margin=0.0032)
 NEAR = (math.radians(0.5), 0.0005)
 #: More force than this (fraction of stall) for so long (s) no free axis needs: friction takes 4 %.
 MOST_LOAD, LOAD_TIME = 0.25, 0.1
+#: Of a tick, within which the rig's questions may be repeated: the joints have to be asked as well.
+SHARE = 0.5
 #: A shaft moves no farther than it may within a tick, and this (rad).
 JUMP = 0.1
 
@@ -131,13 +133,15 @@ class Rig:
         raise RigError(f"{name} {what}")
 
     def _step(self, target: np.ndarray, dt: float) -> None:
-        """One tick; left out if the bus fails: the axes then stop at their last goals, a horizon ahead."""
-        if (
-            self._driver.silent
-        ):  # the joints are: it is the driver's to ask who is missing, and takes its time
+        """One tick; left out if the bus fails: the axes then stop at their last goals, a horizon ahead.
+
+        While the joints are silent nobody is asked: who is missing is for the driver to ask, and takes time.
+        """
+        if self._driver.silent:
             return
         try:
-            self._follow(target, dt)
+            with self._arm.link.hurried(self._driver.beat.left(SHARE)):
+                self._follow(target, dt)
             self._misses.over()
         except LinkError as error:
             for condition in self._misses.add(error, self._driver.beat.now()):

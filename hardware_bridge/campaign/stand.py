@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ class Beat:
 
     def now(self) -> float:
         return self._line.now
+
+    def left(self, share: float) -> float:
+        return math.inf
 
     def wait(self) -> None:
         sent = self.link.sent + self.before if self.link is not None and self.link.is_open else None
