@@ -540,7 +540,7 @@ class DriverProcess:
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
             env={
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, _search_path())),
+                "PYTHONPATH": os.pathsep.join(filter(None, search_path())),
                 # Its threads keep ordinary priority: on a busy computer the loop would wait for them.
                 "OPENBLAS_NUM_THREADS": "1",
             },
@@ -759,7 +759,7 @@ class DriverProcess:
         return dict(self._ask("statistics"))
 
 
-def _search_path() -> list[str]:
+def search_path() -> list[str]:
     """Where the child finds this package, wherever it was started."""
     return [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
 

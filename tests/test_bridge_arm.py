@@ -406,6 +406,25 @@ def test_a_servo_is_asked_once_more_before_it_is_called_missing(silent, missing,
     assert robot.safety.mode is (Mode.HOLDING if missing else Mode.READY)
 
 
+def test_a_tick_that_is_over_repeats_nothing_and_puts_inspections_off(twin):
+    robot = twin()
+    robot.driver.run(0.4)
+    robot.driver.beat.left = lambda share: 0.0
+    robot.link.slack, robot.link.retries = 0.02, 3
+    robot.driver._uninspected = 0
+    inspected = []
+    inspect = robot.arm.inspect
+    robot.arm.inspect = lambda: inspected.append(tick) or inspect()
+    for tick in range(1, 17):  # noqa: B007 - read by the function above
+        robot.driver.cycle()
+        robot.driver.beat.wait()
+    assert inspected == [8, 16], "not every fourth, but not never"
+    robot.line.servo(5).mute = True
+    before = robot.link.counts["attempts"]
+    robot.driver.cycle()
+    assert robot.link.counts["attempts"] - before == 3, "the chain, the silent servo once, and goals"
+
+
 def test_the_rig_bears_a_silent_tick_and_names_a_servo_that_is_lost(twin):
     robot = twin()
     robot.driver.go_to(np.array(robot.configuration.arm.ready))

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from dynamixel_sdk import port_handler
 
+from hardware_bridge.arm import ServoArm
 from hardware_bridge.errors import (
     BadReply,
     NoReply,
@@ -440,6 +441,55 @@ def test_a_late_reply_does_not_disturb_other_servos(start, connect):
     assert link.read(1, 2, 36, 2).data == POSITION
     assert link.read(1, 1, 36, 2).data == POSITION
     assert link.counts["wrong id"] == 0
+
+
+CHAIN = [(servo_id, 36, 8) for servo_id in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(("damage", "settled"), [(faults.delay(0.1), False), (faults.silence(), True)])
+def test_only_what_has_not_come_yet_is_settled(damage, settled, start, connect):
+    """Answers that came late are owed no longer: after a pause of the line one question is enough."""
+    line, asked = start(), []
+    link = connect(line, slack=0.02, record=lambda transaction: asked.append(transaction.what))
+    line.wire.add(WireFault(damage, servo_id=1))
+    with pytest.raises(NoReply):
+        link.bulk_read(1, CHAIN)
+    assert all(link.owes(servo_id) for servo_id, _, _ in CHAIN)
+    time.sleep(0.3)
+    link.slack = PATIENT
+    assert len(link.bulk_read(1, CHAIN)) == 4 and not link.owes(1)
+    assert any(what.startswith("settle") for what in asked) == settled, asked
+    assert (link.counts["late"] == 4) != settled
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["silent", "broken off"])
+def test_in_a_hurry_a_silent_chain_is_waited_for_and_nothing_repeated(silent, start, connect):
+    line = start()
+    link = connect(line, slack=0.02, retries=3)
+    line.wire.add(WireFault(faults.delay(0.2), servo_id=1 if silent else 3))
+    with link.hurried(time.monotonic() + 5.0):
+        if silent:
+            assert list(link.bulk_read(1, CHAIN)) == [1, 2, 3, 4]
+        else:
+            with pytest.raises(NoReply) as caught:  # its deadline is the usual one, for somebody answered
+                link.bulk_read(1, CHAIN)
+            assert list(caught.value.partial) == [1, 2]
+    with line.lock:
+        line.servo(5).mute = True
+    for hurry, attempts in ((0.0, 1), (60.0, 4)):
+        before = link.counts["timeout"]
+        with pytest.raises(NoReply), link.hurried(time.monotonic() + hurry):
+            link.ping(1, 5)
+        assert link.counts["timeout"] - before == attempts
+
+
+@pytest.mark.parametrize(("damage", "lost"), [(faults.delay(0.15), False), (faults.silence(), True)])
+def test_a_servo_whose_answer_comes_late_is_not_lost(damage, lost, start, connect):
+    """It misses its deadline, but comes before that of another servo, asked later: the line is slow."""
+    line = start(clock="real")
+    arm = ServoArm(connect(line, slack=0.1, retries=0), WIDOWX_MK2)
+    line.wire.add(WireFault(damage, servo_id=5))
+    assert arm.lost(5) == lost
 
 
 def test_one_dead_servo_silences_the_chain_behind_it(start, connect):

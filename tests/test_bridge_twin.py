@@ -67,7 +67,6 @@ def test_a_camera_sees_what_the_simulation_draws():
     before = view.paint("front")
     world.place(angles + np.array([0.3, 0.0, 0.0, 0.0, 0.0]))
     assert np.abs(view.paint("front").astype(int) - before).mean() > 1.0
-    view.close()
     env.close()
 
 

@@ -223,7 +223,6 @@ class EmulatedRobot:
     def __enter__(self) -> EmulatedRobot:
         (self.folder / "recordings").mkdir(exist_ok=True)
         with contextlib.ExitStack() as opening:
-            opening.callback(self.view.close)
             opening.enter_context(self.contact)
             self.insert(0 if "stuck-sensor" in self.defects else None)
             opening.enter_context(self.line)

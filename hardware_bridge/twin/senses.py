@@ -11,21 +11,16 @@ from types import TracebackType
 import numpy as np
 
 from hardware_bridge.twin.arm import WidowXWorld
-from meld_envs.camera import Camera
+from hardware_bridge.twin.painter import painter
 from meld_envs.families import widowx_ethernet as scene
 from meld_envs.robots import widowx
-from meld_envs.world import World
 
-#: A camera of the robot, and the scene's in its place.
-CAMERAS = {"front": "scene", "wrist": "wrist"}
-#: Brightest value that leaves room for a sensor's noise.
-BRIGHTEST = 247
 #: The plug is looked at so often (s): a dry contact is slower than this.
 PERIOD = 0.01
 
 
 class View:
-    """Pictures of a world while its line is served: the simulation's own, drawn when a camera asks.
+    """Pictures of a world while its line is served, drawn by ``painter`` when a camera asks.
 
     Args:
         world: whose.
@@ -33,13 +28,7 @@ class View:
     """
 
     def __init__(self, world: WidowXWorld, size: int) -> None:
-        family = scene.WidowXEthernet
-        self._seen = world
-        self._mirror = World(family().build_model(), 1, 1, ("body_pos", "body_quat"))
-        self._switch = self._mirror.model.body("switch").id
-        self._cameras = {
-            name: Camera(self._mirror, [place], size, 1, family.quality) for name, place in CAMERAS.items()
-        }
+        self._seen, self._size = world, size
         self._last: dict[str, tuple[tuple[float, ...], np.ndarray]] = {}
         self._lock = threading.Lock()
 
@@ -57,18 +46,9 @@ class View:
             state = (*angles, *rig)
             if name in self._last and self._last[name][0] == state:
                 return self._last[name][1]
-            half = rig[0] / 2.0
-            self._mirror.qpos[0] = angles
-            self._mirror.fields["body_pos"][0, self._switch, 1] = rig[1]
-            self._mirror.fields["body_quat"][0, self._switch] = (np.cos(half), 0.0, 0.0, np.sin(half))
-            picture = np.minimum(self._cameras[name].draw()[0], BRIGHTEST)
+            picture = painter(self._size).paint(name, angles, rig)
             self._last[name] = (state, picture)
             return picture
-
-    def close(self) -> None:
-        """Frees what the graphics library holds."""
-        for camera in self._cameras.values():
-            camera.close()
 
 
 def contacts(world: WidowXWorld) -> tuple[bool, ...]:
