@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class ServoArm:
         self.found_on: set[str] = set()
         self.conditions: list[Condition] = []
         self._clock = clock
-        self._chains = _chains(profile.joints)
+        self._chains, self._rig_chains = _chains(profile.joints), _chains(profile.rig)
         self._axes = tuple(profile)
         self._torque_on = np.ones(len(profile.joints), dtype=bool)
         self._inspected = 0
@@ -154,19 +154,13 @@ class ServoArm:
         Raises:
             LinkError: a joint that does not answer, after its retries.
         """
-        at, replies = self._clock(), dict[int, Reply]()
+        at = self._clock()
         if at - self._read_at > BITE:
             self._let_go()
             at = self._clock()
         self._read_at = at
-        for chain in self._chains:
-            replies.update(self._chained(chain))
-        values = []
-        for joint in self.profile.joints:
-            reply = replies.get(joint.id) or self._single(joint)
-            self._look_at(joint, reply)
-            values.append(joint.model.unpack(joint.model.state_block[0], reply.data))
         joints = self.profile.joints
+        values = self._values(joints, self._chains)
         return Reading(
             at,
             position=np.array([joint.to_position(v["present_position"]) for joint, v in zip(joints, values)]),
@@ -179,14 +173,27 @@ class ServoArm:
 
     def position(self, axis: JointSpec) -> float:
         """Of one axis, now (rad or m)."""
-        return self.state(axis)[0]
+        return axis.to_position(self._values((axis,), ())[0]["present_position"])
 
-    def state(self, axis: JointSpec) -> tuple[float, float]:
-        """Position (rad or m) and load (signed fraction of stall) of one axis, now."""
-        reply = self._single(axis)
-        self._look_at(axis, reply)
-        values = axis.model.unpack(axis.model.state_block[0], reply.data)
-        return axis.to_position(values["present_position"]), _load(axis, values)
+    def rig(self) -> list[tuple[float, float]]:
+        """Position (rad or m) and load (signed fraction of stall) of each axis of the rig, now."""
+        axes = self.profile.rig
+        values = self._values(axes, self._rig_chains)
+        return [(axis.to_position(v["present_position"]), _load(axis, v)) for axis, v in zip(axes, values)]
+
+    def _values(
+        self, axes: Sequence[JointSpec], chains: Iterable[Sequence[JointSpec]]
+    ) -> list[dict[str, int]]:
+        """The registers of axes' states; whoever is in no chain, or was left out of it, is asked alone."""
+        replies = dict[int, Reply]()
+        for chain in chains:
+            replies.update(self._chained(chain))
+        values = []
+        for axis in axes:
+            reply = replies.get(axis.id) or self._single(axis)
+            self._look_at(axis, reply)
+            values.append(axis.model.unpack(axis.model.state_block[0], reply.data))
+        return values
 
     def _chained(self, chain: Sequence[JointSpec]) -> Mapping[int, Reply]:
         """Several joints in one go; after a broken chain what came of it, the rest is asked one by one.
@@ -203,8 +210,6 @@ class ServoArm:
                 replies = self.link.sync_read(address, length, [joint.id for joint in chain])
             else:
                 replies = self.link.bulk_read(1, [(joint.id, address, length) for joint in chain])
-            self._suspect = -1
-            return replies
         except NoReply as error:
             silent = next(joint for joint in chain if joint.id == error.ids[0])
             if not error.partial:  # maybe nobody is there: to ask them one by one would take the tick's time
@@ -219,6 +224,9 @@ class ServoArm:
         except BadReply as error:
             self.conditions.append(Condition("packet lost", "arm", error.what))
             return {}
+        if self._suspect in replies:
+            self._suspect = -1
+        return replies
 
     def _single(self, axis: JointSpec) -> Reply:
         """One axis; who was silent lately is asked once only, or it would cost the others their tick."""

@@ -71,7 +71,7 @@ class Rig:
 
     def measured(self) -> np.ndarray:
         """Rotation (rad) and translation (m) now."""
-        return np.array([self._arm.position(axis) for axis in self.axes])
+        return np.array([position for position, _ in self._arm.rig()])
 
     @property
     def last(self) -> np.ndarray:
@@ -162,7 +162,7 @@ class Rig:
         A toothed belt jumps only if the carriage resists more than it, and the motor has to overcome that:
         the encoder sits on the motor, so force is the only sign of it.
         """
-        states = [self._arm.state(axis) for axis in self.axes]
+        states = self._arm.rig()
         measured = np.array([state[0] for state in states]) * self._ratios
         loads = np.abs([state[1] for state in states])
         jumped = np.abs(measured - self._position) > np.array(SPEED) * 2.0 * dt + JUMP

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hardware_bridge.__main__ import main
 from hardware_bridge.config import EXAMPLE, TWIN, load
 from hardware_bridge.insertion import TwinContact
 from hardware_bridge.twin.arm import WidowXWorld
+from hardware_bridge.twin.painter import painter
 from hardware_bridge.twin.pictures import PictureServer, SocketSource
 from hardware_bridge.twin.robot import EmulatedRobot
 from hardware_bridge.twin.senses import View, contacts
@@ -68,6 +72,35 @@ def test_a_camera_sees_what_the_simulation_draws():
     world.place(angles + np.array([0.3, 0.0, 0.0, 0.0, 0.0]))
     assert np.abs(view.paint("front").astype(int) - before).mean() > 1.0
     env.close()
+
+
+def test_who_draws_is_shared_and_replaced_when_it_has_ended():
+    first, pose = painter(16), ((0.0,) * 5, (0.0, 0.0))
+    assert painter(16) is first and first.paint("front", *pose).shape == (16, 16, 3)
+    first._process.kill()
+    first._process.wait()
+    with pytest.raises(RuntimeError, match="draws the cameras' pictures has ended"):
+        first.paint("front", *pose)
+    again = painter(16)
+    assert again is not first and again.paint("wrist", *pose).any()
+    again.close()
+
+
+def test_who_draws_ends_when_its_robot_is_killed(root):
+    code = """
+from hardware_bridge.twin.painter import painter
+drawing = painter(16)
+drawing.paint("front", (0.0,) * 5, (0.0, 0.0))
+print(drawing._process.pid, flush=True)
+input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as robot:
+        child = Path(f"/proc/{robot.stdout.readline().strip()}/cmdline")
+        assert b"painter" in child.read_bytes()
+        robot.kill()
+    assert until(lambda: not child.exists() or not child.read_bytes()), "gone, or waiting to be buried"
 
 
 def test_nothing_is_painted_for_nobody(tmp_path):
