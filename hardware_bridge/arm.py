@@ -75,7 +75,6 @@ class ServoArm:
         self._inspected = 0
         self._sent: dict[str, int] = {}  # goals, as ticks, by name of axis
         self._silent: set[int] = set()  # ids that did not answer the last single read
-        self._suspect = -1  # the first of a chain that nobody answered last time
         self._refused = ""  # the axis whose goal register did not hold what was sent
         self._read_at = math.inf  # when the joints were read last (s)
 
@@ -202,31 +201,28 @@ class ServoArm:
             NoReply: nobody answered.
         """
         address, length = chain[0].model.state_block
+        protocol = chain[0].protocol
+        for joint in chain:
+            if joint.id in self._silent and not self.link.owes(protocol, joint.id):
+                self._silent.discard(joint.id)  # it was only late
         chain = [joint for joint in chain if joint.id not in self._silent]
         if len(chain) < 2:
             return {}
         try:
-            if chain[0].protocol == 2:
-                replies = self.link.sync_read(address, length, [joint.id for joint in chain])
-            else:
-                replies = self.link.bulk_read(1, [(joint.id, address, length) for joint in chain])
+            if protocol == 2:
+                return self.link.sync_read(address, length, [joint.id for joint in chain])
+            return self.link.bulk_read(1, [(joint.id, address, length) for joint in chain])
         except NoReply as error:
             silent = next(joint for joint in chain if joint.id == error.ids[0])
-            if not error.partial:  # maybe nobody is there: to ask them one by one would take the tick's time
-                if self._suspect == silent.id:  # or it is this one, for which all others of the chain wait
-                    self._silent.add(silent.id)
-                self._suspect = silent.id
-                raise
             self._silent.add(silent.id)  # it has been asked once, then
+            if not error.partial:  # maybe nobody is there: to ask them one by one would take the tick's time
+                raise
             detail = f"id {silent.id} broke the chain: {error.what}"
             self.conditions.append(Condition("packet lost", silent.name, detail))
             return error.partial
         except BadReply as error:
             self.conditions.append(Condition("packet lost", "arm", error.what))
             return {}
-        if self._suspect in replies:
-            self._suspect = -1
-        return replies
 
     def _single(self, axis: JointSpec) -> Reply:
         """One axis; who was silent lately is asked once only, or it would cost the others their tick."""
@@ -253,7 +249,7 @@ class ServoArm:
             self._answers(other.protocol, other.id)
             and not self._answers(accused.protocol, servo)
             and self._answers(other.protocol, other.id)
-            and self.link.owes(servo)
+            and self.link.owes(accused.protocol, servo)
         )
 
     def _answers(self, protocol: int, servo: int) -> bool:

@@ -33,9 +33,9 @@ INSPECTION = 4
 PUT_OFF = 2
 #: Inspections in a row that a servo leaves unanswered, until it counts as lost: within 1.92 s.
 UNANSWERED = 3
-#: Of a tick, within which questions may be repeated and a silent chain is waited for. So much later than the
-#: next one could begin, for without a reading that could decide nothing, either.
-SHARE = 1.5
+#: Of a tick, within which questions may be repeated and a silent chain is waited for. Were it more, a servo
+#: that is lost would be named too late.
+SHARE = 1.0
 #: Faults after which a servo is asked to go on; a hot one has to cool, one that restarted is started anew.
 REVIVED = ("overload", "servo limp")
 #: After a port came back: how often whoever is not there as before, fences included, is looked for (s).

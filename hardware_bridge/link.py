@@ -59,8 +59,9 @@ from hardware_bridge.servos import ServoRef
 
 #: Greatest return delay a servo can be set to (register value 254), in s.
 MAX_RETURN_DELAY = 254 * 2e-6
-#: Lengths of the reads that settle what a servo owes, all from address 0 (model number and what follows).
-SETTLE_LENGTHS = (4, 3, 5, 6)
+#: Lengths of the reads that settle what a servo owes, all from address 0 (model number and what follows): so
+#: many that the oldest answer has come, or never will, before one has to be used again.
+SETTLE_LENGTHS = (4, 3, *range(5, 15))
 
 _PORT_ERRORS = (OSError, serial.SerialException, termios.error)
 
@@ -337,9 +338,11 @@ class Link:
                     self.counts["retries"] += 1
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def owes(self, servo_id: int) -> bool:
-        """Whether an answer to an earlier question may still come from there."""
+    def owes(self, protocol: int, servo_id: int) -> bool:
+        """Whether an answer to an earlier question may still come from there; what has come counts."""
         with self._lock:
+            if servo_id in self._owed:
+                self._drain(protocol)
             return servo_id in self._owed
 
     def _came_late(self, status: Status) -> None:
@@ -467,7 +470,8 @@ class Link:
             )
             for servo_id, length in waiting[arrived:]:
                 self._owed.setdefault(servo_id, Counter())[length] += 1
-            self._quiet_from = max(deadline, time.monotonic()) + 2 * self.latency_timer + self.slack
+            # No question may meet it on the wire; what a slow computer sees later is settled by its length.
+            self._quiet_from = max(deadline, time.monotonic()) + 2 * self.latency_timer
             raise
         return replies
 

@@ -454,10 +454,10 @@ def test_only_what_has_not_come_yet_is_settled(damage, settled, start, connect):
     line.wire.add(WireFault(damage, servo_id=1))
     with pytest.raises(NoReply):
         link.bulk_read(1, CHAIN)
-    assert all(link.owes(servo_id) for servo_id, _, _ in CHAIN)
+    assert all(link.owes(1, servo_id) for servo_id, _, _ in CHAIN)
     time.sleep(0.3)
     link.slack = PATIENT
-    assert len(link.bulk_read(1, CHAIN)) == 4 and not link.owes(1)
+    assert len(link.bulk_read(1, CHAIN)) == 4 and not link.owes(1, 1)
     assert any(what.startswith("settle") for what in asked) == settled, asked
     assert (link.counts["late"] == 4) != settled
 
