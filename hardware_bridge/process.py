@@ -538,12 +538,7 @@ class DriverProcess:
         self._process = subprocess.Popen(
             [*command, *self.cameras],
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, search_path())),
-                # Its threads keep ordinary priority: on a busy computer the loop would wait for them.
-                "OPENBLAS_NUM_THREADS": "1",
-            },
+            env=child_environment(),
         )  # fmt: skip
         theirs.close()
         self._socket, self.pid = ours, self._process.pid
@@ -759,9 +754,13 @@ class DriverProcess:
         return dict(self._ask("statistics"))
 
 
-def search_path() -> list[str]:
-    """Where the child finds this package, wherever it was started."""
-    return [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+def child_environment() -> dict[str, str]:
+    """In which a child finds this package, wherever it is started, and its algebra has no threads of its own.
+
+    Those keep ordinary priority: on a busy computer the child would wait for them.
+    """
+    path = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "OPENBLAS_NUM_THREADS": "1"}
 
 
 if __name__ == "__main__":

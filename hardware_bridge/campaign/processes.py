@@ -25,7 +25,7 @@ from hardware_bridge.campaign.catalogue import Outcome, real_row
 from hardware_bridge.campaign.mover import PACE, up
 from hardware_bridge.campaign.stand import REST
 from hardware_bridge.faults import Fault
-from hardware_bridge.process import AT_REST, DriverGone, DriverProcess
+from hardware_bridge.process import AT_REST, DriverGone, DriverProcess, child_environment
 from hardware_bridge.recorder import Recorder, records
 from hardware_bridge.twin.robot import EmulatedRobot
 
@@ -252,11 +252,9 @@ def interrupted(folder: Path, within: float) -> Outcome:
 def _policy(robot: RealStand, errors: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A policy's process that acts, and its driver's id; both are killed afterwards."""
     command = [sys.executable, "-m", "hardware_bridge.campaign.mover", str(robot.config), *more]
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with open(errors, "w", encoding="utf-8") as file:
         policy = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=file, text=True, env={**os.environ, "PYTHONPATH": path}
+            command, stdout=subprocess.PIPE, stderr=file, text=True, env=child_environment()
         )
     driver = 0
     try:

@@ -1,7 +1,7 @@
 """A process that draws what the emulated cameras see, beside the one whose line the servos answer on.
 
-In one process, whoever draws holds Python's lock for milliseconds, and for as long as the computer stops that
-one core: meanwhile no servo would answer, which no real servo does.
+In one process, servos wait while whoever draws holds Python's lock, however long the computer stops the core
+on which it does. On a computer that never stops, nothing measurable is gained by it.
 
     python -m hardware_bridge.twin.painter SOCKET SIZE
 
@@ -22,7 +22,7 @@ import weakref
 
 import numpy as np
 
-from hardware_bridge.process import search_path
+from hardware_bridge.process import child_environment
 from meld_envs.camera import Camera
 from meld_envs.families import widowx_ethernet as scene
 from meld_envs.robots import widowx
@@ -79,14 +79,13 @@ class Painter:
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(PATIENCE)
         command = [sys.executable, "-m", "hardware_bridge.twin.painter", str(theirs.fileno()), str(size)]
-        path = os.pathsep.join(filter(None, search_path()))
         with theirs:
             process = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in the terminal is not for it: it ends with its robot
-                env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+                env=child_environment(),
             )
         self._asking = threading.Lock()
         self._process = process
@@ -121,6 +120,7 @@ class Painter:
 
 def _end(ours: socket.socket, process: subprocess.Popen[bytes]) -> None:
     ours.close()
+    process.kill()  # it keeps nothing, and one that hangs would never see that its socket is closed
     process.wait()
 
 
