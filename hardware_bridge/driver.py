@@ -36,6 +36,9 @@ UNANSWERED = 3
 #: Of a tick, within which questions may be repeated and a silent chain is waited for. Were it more, a servo
 #: that is lost would be named too late.
 SHARE = 1.0
+#: Until the last reading is so old (s) a computer that answers late is waited for beyond its tick: to ask
+#: anew takes longer, and what remains of 100 ms is enough for one more try.
+PATIENT = 0.08
 #: Faults after which a servo is asked to go on; a hot one has to cool, one that restarted is started anew.
 REVIVED = ("overload", "servo limp")
 #: After a port came back: how often whoever is not there as before, fences included, is looked for (s).
@@ -325,7 +328,8 @@ class Driver:
 
     def _measure(self) -> None:
         try:
-            with self.arm.link.hurried(self.beat.left(SHARE)):
+            last = -math.inf if self.reading is None else self.reading.at
+            with self.arm.link.hurried(self.beat.left(SHARE), last + PATIENT):
                 self._look()
         except PortError as error:
             self.safety.report("port gone", "bus", error.what)

@@ -63,6 +63,9 @@ MAX_RETURN_DELAY = 254 * 2e-6
 #: many that the oldest answer has come, or never will, before one has to be used again.
 SETTLE_LENGTHS = (4, 3, *range(5, 15))
 
+#: For so long after a late answer (s) the next ones are expected to be late as well.
+SLOW = 0.5
+
 _PORT_ERRORS = (OSError, serial.SerialException, termios.error)
 
 
@@ -79,6 +82,30 @@ class Transaction:
     ended: float
     deadline: float
     outcome: str  # "ok", or the error's kind
+
+
+class _Wait:
+    """Until when answers are waited for.
+
+    Args:
+        started, deadline: of the question (monotonic, s).
+        silent: until then, if that is later, while nobody answers at all.
+        begun: until then, if that is later, once somebody did.
+
+    Attributes:
+        due: until when, as things are (monotonic, s).
+    """
+
+    def __init__(self, started: float, deadline: float, silent: float, begun: float) -> None:
+        self._deadline, self._usual, self._begun = deadline, deadline - started, begun
+        self.due = max(deadline, silent)
+
+    def is_late(self) -> bool:
+        """Whether what came now is; the rest has as much time as all had, if anybody has more than that."""
+        now = time.monotonic()
+        if self.due > self._deadline:
+            self.due = max(now + self._usual, self._begun)
+        return now > self._deadline
 
 
 Record = Callable[[Transaction], None]
@@ -135,10 +162,11 @@ class Link:
         self.counts: Counter[str] = Counter()
         self.counts_by_id: dict[int, Counter[str]] = {}
         self.sent = 0
-        self._repeat_until = math.inf
+        self._repeat_until = self._patience = math.inf
         self._lock = threading.RLock()
         self._owed: dict[int, Counter[int]] = {}  # id: replies that may still come, by length
         self._quiet_from = 0.0  # by when anything owed should have come
+        self._late_at = -math.inf  # when an answer came late last: this computer is slow (monotonic, s)
         self._received = bytearray()  # of this attempt
         self._last: deque[bytes] = deque(maxlen=8)  # replies, by which doubled ones are known
         self._serial: serial.Serial | None = _open(self.port, baud)
@@ -184,17 +212,20 @@ class Link:
                     self._tune(before)
 
     @contextlib.contextmanager
-    def hurried(self, until: float) -> Iterator[None]:
+    def hurried(self, until: float, patience: float = -math.inf) -> Iterator[None]:
         """Meanwhile no question is repeated after that time (monotonic, s); each is asked once at least.
 
-        A chained read, which is not repeated at all, waits until then if nobody answers.
+        A chained read, which is not repeated at all, waits until then if nobody answers. For ``SLOW`` s after
+        a late answer every question does, until ``patience`` if that is later: on a computer that is kept
+        from its work a second question would be late as well, and would have to be settled first.
         """
         with self._lock:
-            before, self._repeat_until = self._repeat_until, until
+            before = self._repeat_until, self._patience
+            self._repeat_until, self._patience = until, max(until, patience)
             try:
                 yield
             finally:
-                self._repeat_until = before
+                self._repeat_until, self._patience = before
 
     def _tune(self, baud: int) -> None:
         self._fd()
@@ -348,6 +379,7 @@ class Link:
     def _came_late(self, status: Status) -> None:
         """An answer to an earlier question: it is thrown away, and owed no longer."""
         self.counts["late"] += 1
+        self._late_at = time.monotonic()
         owed = self._owed.get(status.id, Counter[int]())
         owed[len(status.data)] -= 1
         if left := +owed:
@@ -423,6 +455,15 @@ class Link:
         delays = MAX_RETURN_DELAY * len(expected)
         return wire * 10 / self.baud + delays + 2 * self.latency_timer + self.slack
 
+    def _wait(self, started: float, deadline: float, *, chained: bool) -> _Wait:
+        """For the answers to one question: longer than usual in a hurry only, where time passes by itself."""
+        slow = time.monotonic() - self._late_at < SLOW
+        if self._patience == math.inf or not (slow or chained):
+            return _Wait(started, deadline, -math.inf, -math.inf)
+        if slow:
+            return _Wait(started, deadline, self._patience, self._patience)
+        return _Wait(started, deadline, self._repeat_until, -math.inf)
+
     def _collect(
         self,
         protocol: int,
@@ -438,16 +479,14 @@ class Link:
         # Stuffing lengthens Protocol 2 packets by a third at most.
         longest = PROTOCOLS[protocol].status_overhead + max((n * 4 // 3 + 1 for _, n in expected), default=0)
         decoder = Decoder((protocol,), max(longest, 32))
-        due = deadline
-        if len(expected) > 1 and self._repeat_until < math.inf:
-            due = max(deadline, self._repeat_until)
+        wait = self._wait(started, deadline, chained=len(expected) > 1)
         try:
             while waiting:
-                data = self._read_until(due)
+                data = self._read_until(wait.due)
                 if not data:
                     raise self._silent(what, waiting, decoder.pending, replies)
-                if due > deadline:  # they answer, if late: the rest has as much time as it had in time
-                    due = deadline = max(deadline, time.monotonic() + deadline - started)
+                if wait.is_late():
+                    self._late_at = time.monotonic()
                 for event in decoder.feed(data):
                     if isinstance(event, Junk):
                         self.counts["junk bytes"] += len(event.raw)

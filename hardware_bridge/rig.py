@@ -7,6 +7,7 @@ its numbers (margin, lead, holding speed) are angles.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NoReturn
@@ -29,9 +30,9 @@ SETTINGS = SafetySettings(margin=0.0032)
 NEAR = (math.radians(0.5), 0.0005)
 #: More force than this (fraction of stall) for so long (s) no free axis needs: friction takes 4 %.
 MOST_LOAD, LOAD_TIME = 0.25, 0.1
-#: Of a tick, within which the rig's questions may be repeated: the joints have to be asked as well.
-SHARE = 0.5
-#: A shaft moves no farther than it may within a tick, and this (rad).
+#: Of a tick, within which the rig is asked: the next one belongs to the joints.
+SHARE = 0.75
+#: A shaft moves no farther than it may since it was looked at last, and this (rad).
 JUMP = 0.1
 
 
@@ -67,6 +68,7 @@ class Rig:
         self._reference = Reference.at(np.zeros(2))
         self._position = np.zeros(2)  # of the shafts, as measured last
         self._misses = Misses(arm)
+        self._looked = math.inf  # when (s)
         self._heavy = np.zeros(2)  # for how long each needed much force (s)
 
     def measured(self) -> np.ndarray:
@@ -81,7 +83,7 @@ class Rig:
     def start(self) -> None:
         """Switches torque on where the axes stand."""
         here = self.measured() * self._ratios
-        self._position = here
+        self._position, self._looked = here, self._driver.beat.now()
         self._reference = Reference.at(np.clip(here, self._limits.low, self._limits.high))
         speed = np.full(2, SETTINGS.hold_speed)
         self._arm.power(self._goals(here, speed))
@@ -103,11 +105,12 @@ class Rig:
         left = np.abs(target - self._reference.position) / self._limits.speed
         tick, beat = SETTINGS.tick, self._driver.beat
         until = beat.now() + 1.1 * float(left.max()) + 1.0
+        self._looked = beat.now()
         self._heavy = np.zeros(2)
         while beat.now() < until:
-            self._step(target, tick)
-            self._driver.cycle()
+            self._driver.cycle()  # the joints first: their readings must not grow old
             self._interlock()
+            self._step(target, tick)
             beat.wait()
             if not self._reference.velocity.any() and self._arrived(target):
                 return
@@ -136,11 +139,13 @@ class Rig:
         """One tick; left out if the bus fails: the axes then stop at their last goals, a horizon ahead.
 
         While the joints are silent nobody is asked: who is missing is for the driver to ask, and takes time.
+        Nor is anybody in a tick that is nearly over.
         """
-        if self._driver.silent:
+        until = self._driver.beat.left(SHARE)
+        if self._driver.silent or time.monotonic() >= until:
             return
         try:
-            with self._arm.link.hurried(self._driver.beat.left(SHARE)):
+            with self._arm.link.hurried(until):
                 self._follow(target, dt)
             self._misses.over()
         except LinkError as error:
@@ -165,7 +170,9 @@ class Rig:
         states = self._arm.rig()
         measured = np.array([state[0] for state in states]) * self._ratios
         loads = np.abs([state[1] for state in states])
-        jumped = np.abs(measured - self._position) > np.array(SPEED) * 2.0 * dt + JUMP
+        now = self._driver.beat.now()
+        since, self._looked = max(dt, now - self._looked), now
+        jumped = np.abs(measured - self._position) > np.array(SPEED) * 2.0 * since + JUMP
         self._position = measured
         if jumped.any():
             self._fail(int(jumped.argmax()), "jumped: look after its encoder and its coupling")

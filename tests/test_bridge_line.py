@@ -474,13 +474,37 @@ def test_in_a_hurry_a_silent_chain_is_waited_for_and_nothing_repeated(silent, st
             with pytest.raises(NoReply) as caught:  # its deadline is the usual one, for somebody answered
                 link.bulk_read(1, CHAIN)
             assert list(caught.value.partial) == [1, 2]
+
+
+@pytest.mark.parametrize(("hurry", "attempts"), [(0.0, 1), (60.0, 4)])
+def test_in_a_hurry_a_question_is_repeated_in_time_only(hurry, attempts, start, connect):
+    line = start()
+    link = connect(line, slack=0.02, retries=3)
     with line.lock:
         line.servo(5).mute = True
-    for hurry, attempts in ((0.0, 1), (60.0, 4)):
-        before = link.counts["timeout"]
-        with pytest.raises(NoReply), link.hurried(time.monotonic() + hurry):
+    with pytest.raises(NoReply), link.hurried(time.monotonic() + hurry):
+        link.ping(1, 5)
+    assert link.counts["timeout"] == attempts
+
+
+@pytest.mark.parametrize("slow", [True, False], ids=["slow", "lost"])
+def test_after_a_late_answer_the_next_ones_are_waited_for(slow, start, connect):
+    """Who is kept from its work is late again; who lost a packet asks at once for another."""
+    line = start(clock="real")
+    link = connect(line, slack=0.02, retries=0)
+    line.wire.add(WireFault(faults.delay(0.1) if slow else faults.silence(), servo_id=5))
+    with pytest.raises(NoReply):
+        link.ping(1, 5)
+    time.sleep(0.15)
+    link.ping(1, 5)
+    assert (link.counts["late"] == 1) == slow
+    line.wire.add(WireFault(faults.delay(0.1), servo_id=5))
+    with link.hurried(time.monotonic(), time.monotonic() + 5.0):
+        if slow:
             link.ping(1, 5)
-        assert link.counts["timeout"] - before == attempts
+        else:
+            with pytest.raises(NoReply):
+                link.ping(1, 5)
 
 
 @pytest.mark.parametrize(("damage", "lost"), [(faults.delay(0.15), False), (faults.silence(), True)])
