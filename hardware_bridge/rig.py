@@ -32,6 +32,8 @@ NEAR = (math.radians(0.5), 0.0005)
 MOST_LOAD, LOAD_TIME = 0.25, 0.1
 #: Of a tick, within which the rig is asked: the next one belongs to the joints.
 SHARE = 0.75
+#: Times as long as a move needs it may take on a computer that leaves ticks out.
+SLOWEST = 3.0
 #: A shaft moves no farther than it may since it was looked at last, and this (rad).
 JUMP = 0.1
 
@@ -104,13 +106,14 @@ class Rig:
         target = np.clip(wanted * self._ratios, self._limits.low, self._limits.high)
         left = np.abs(target - self._reference.position) / self._limits.speed
         tick, beat = SETTINGS.tick, self._driver.beat
-        until = beat.now() + 1.1 * float(left.max()) + 1.0
+        allowed, used = 1.1 * float(left.max()) + 1.0, 0.0
+        latest = beat.now() + SLOWEST * allowed
         self._looked = beat.now()
         self._heavy = np.zeros(2)
-        while beat.now() < until:
+        while used < allowed and beat.now() < latest:
             self._driver.cycle()  # the joints first: their readings must not grow old
             self._interlock()
-            self._step(target, tick)
+            used += tick * self._step(target, tick)
             beat.wait()
             if not self._reference.velocity.any() and self._arrived(target):
                 return
@@ -135,15 +138,16 @@ class Rig:
         self._driver.cycle()
         raise RigError(f"{name} {what}")
 
-    def _step(self, target: np.ndarray, dt: float) -> None:
-        """One tick; left out if the bus fails: the axes then stop at their last goals, a horizon ahead.
+    def _step(self, target: np.ndarray, dt: float) -> bool:
+        """One tick; whether the axes were asked.
 
-        While the joints are silent nobody is asked: who is missing is for the driver to ask, and takes time.
-        Nor is anybody in a tick that is nearly over.
+        It is left out if the bus fails: the axes then stop at their last goals, a horizon ahead. While the
+        joints are silent nobody is asked: who is missing is for the driver to ask, and takes time. Nor is
+        anybody in a tick that is nearly over.
         """
         until = self._driver.beat.left(SHARE)
         if self._driver.silent or time.monotonic() >= until:
-            return
+            return False
         try:
             with self._arm.link.hurried(until):
                 self._follow(target, dt)
@@ -151,6 +155,7 @@ class Rig:
         except LinkError as error:
             for condition in self._misses.add(error, self._driver.beat.now()):
                 self._driver.safety.report(*condition)
+        return True
 
     def _follow(self, target: np.ndarray, dt: float) -> None:
         lack = target - self._reference.position
