@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 
 import gymnasium as gym
 import numpy as np
@@ -661,6 +663,26 @@ def test_the_rig_moves_and_keeps_away_from_a_low_arm(twin):
     robot.driver.run(0.1)
     with pytest.raises(RigError, match=r"the arm is held: overload .*translation"):
         robot.rig.move(0.12, 0.008)
+
+
+def test_the_rig_asks_nobody_in_a_tick_that_is_over_and_arrives_later(twin, monkeypatch):
+    """On a slow computer the joints come first."""
+    robot = twin()
+    robot.driver.go_to(np.array(robot.configuration.arm.ready))
+    beat, asked, ticks = robot.driver.beat, [], itertools.count()
+    read = robot.arm.rig
+    monkeypatch.setattr(
+        beat, "left", lambda share: -math.inf if share < 1.0 and next(ticks) % 2 else math.inf
+    )
+    monkeypatch.setattr(robot.arm, "rig", lambda: asked.append(beat.now()) or read())
+    started = beat.now()
+    robot.rig.move(0.12, -0.008)
+    took = round((beat.now() - started) / 0.02)
+    assert robot.world.rig == pytest.approx((0.12, -0.008), abs=3e-3)
+    assert 0.4 * took < len(asked) < 0.6 * took
+    monkeypatch.setattr(beat, "left", lambda share: -math.inf)
+    with pytest.raises(RigError, match="lacks"):  # and not for ever
+        robot.rig.move(0.0, 0.0)
 
 
 def test_the_rig_stops_when_an_episode_begins_while_it_moves(tmp_path):
