@@ -42,13 +42,15 @@ from hardware_bridge.errors import LinkError
 from hardware_bridge.faults import Condition, Fault, FaultError, Response, Severity
 from hardware_bridge.link import Link, Transaction
 from hardware_bridge.rig import RigError
-from hardware_bridge.safety import Command, Received
+from hardware_bridge.safety import Command, Mode, Received
 
 #: Added to the deadline of every reply, for a computer that has other things to do (s); and retries. Both are
 #: small: three cycles with a silent servo must not take longer than the loop may be late.
 SLACK, RETRIES = 0.005, 1
 #: Bytes of the longest message.
 LONGEST = 1 << 16
+#: Transactions on the bus that are kept, to be shown if the arm is held: about 0.4 s.
+KEPT = 80
 #: How long a request may take at most (s): the way home of an unwell arm, and a reset over the whole
 #: workspace, faults included.
 PATIENCE = 240.0
@@ -242,6 +244,9 @@ class Host:
         self._cycle = 0
         self._unsent = 0
         self._round_trips, self._cycles, self._late = Durations(), Durations(), Durations()
+        self._transactions: deque[Transaction] = deque(maxlen=KEPT)
+        self._before_hold: list[str] = []
+        self._held = False
         self._stop, self._why = False, ""
 
     def _open(self) -> Link:
@@ -372,6 +377,10 @@ class Host:
             "received": [number, received.accepted, received.why],
         })  # fmt: skip
         self._cycle += 1
+        held = command.mode is Mode.HOLDING
+        if held and not self._held:
+            self._before_hold = [_line(done, command.at) for done in self._transactions]
+        self._held = held
         if self.beat.late:
             self._late.add(self.beat.late[-1])
             self._cycles.add(time.monotonic() - self.beat.woke)
@@ -379,6 +388,7 @@ class Host:
             raise _Leave
 
     def _transacted(self, transaction: Transaction) -> None:
+        self._transactions.append(transaction)
         if transaction.outcome == "ok" and transaction.received:
             self._round_trips.add(transaction.ended - transaction.started)
 
@@ -420,6 +430,9 @@ class Host:
             "cpu": time.process_time(),
         }
 
+    def _do_bus_before_hold(self) -> list[str]:
+        return self._before_hold
+
     def _do_reset(self, goal: list[float], rotation: float, translation: float) -> None:
         self.cell.reset(np.array(goal), rotation, translation)
         self._rig = self.cell.rig.last
@@ -436,8 +449,14 @@ class Host:
 
 #: What is done between two ticks, as it comes; everything else takes ticks of its own, one after another.
 _AT_ONCE = {
-    "act", "image", "report", "begin_episode", "end_episode", "acknowledge", "statistics", "leave",
+    "act", "image", "report", "begin_episode", "end_episode", "acknowledge", "statistics", "bus_before_hold",
+    "leave",
 }  # fmt: skip
+
+
+def _line(done: Transaction, held: float) -> str:
+    began, took = 1000.0 * (done.started - held), 1000.0 * (done.ended - done.started)
+    return f"{began:8.1f} ms  took {took:5.1f} ms  {done.what}: {done.outcome}"
 
 
 def real_time(scheduling: Scheduling, thread: int = 0, priority: int = PRIORITY) -> str:
@@ -752,6 +771,13 @@ class DriverProcess:
     def statistics(self) -> dict[str, Any]:
         """Since its start: cycles, how late they began (s), round trips on the bus (s), counts, CPU time."""
         return dict(self._ask("statistics"))
+
+    def bus_before_hold(self) -> list[str]:
+        """What went over the bus in the 0.4 s before the arm was held last; empty if it never was.
+
+        A line each: when it began, before that tick, how long it took, what it was, and how it ended.
+        """
+        return list(self._ask("bus_before_hold"))
 
 
 def child_environment() -> dict[str, str]:

@@ -142,6 +142,7 @@ class Soak:
         self._dropped: dict[str, int] = {}
         self._recorded = math.nan
         self.log = Log()
+        self.held: list[str] = []  # of each time: what held the arm, and what the bus was doing before
         self.stop = False
 
     @property
@@ -162,6 +163,7 @@ class Soak:
                 in_a_row += 1
                 log.failures.append(f"{type(error).__name__}: {error}")
                 print(f"FAILED: {error}", flush=True)
+                self._keep_bus(f"FAILED: {error}")
                 session = self._robot.session
                 if session is None or not session.door.alive:
                     break
@@ -198,7 +200,15 @@ class Soak:
 
     def _tell_held(self, what: str) -> None:
         minutes, lost = (time.monotonic() - self.log.began) / 60.0, 1000.0 * self.log.stolen[-1]
-        print(f"{minutes:6.1f} min  HELD: {what}  (stolen by the hypervisor: {lost:.0f} ms)", flush=True)
+        text = f"{minutes:6.1f} min  HELD: {what}  (stolen by the hypervisor: {lost:.0f} ms)"
+        print(text, flush=True)
+        self._keep_bus(text)
+
+    def _keep_bus(self, what: str) -> None:
+        session = self._robot.session
+        with contextlib.suppress(*FAILURES):  # a driver that is gone tells nothing
+            if session is not None and session.door.alive:
+                self.held += [what, *session.door.bus_before_hold(), ""]
 
     def _angles(self) -> np.ndarray:
         """Of the joints, ``(5,)`` rad, as measured."""
@@ -410,6 +420,8 @@ def command(options: argparse.Namespace) -> int:
         _operate(soak, 60.0 * options.minutes)
     rows = soak.rows()
     write(rows, folder)
+    if soak.held:
+        (folder / "held.txt").write_text("\n".join(soak.held), encoding="utf-8")
     soak.draw(folder / "soak.png")
     print((folder / "soak.md").read_text(encoding="utf-8"))
     print("sound" if soak.sound else "NOT SOUND")

@@ -165,8 +165,14 @@ def test_a_driver_that_cannot_start_says_why(robot, door):
 def test_a_fault_that_lasts_refuses_and_leaves_the_arm_held(robot, door):
     door.start()
     door.go_to(UP)
+    assert door.bus_before_hold() == []
     door.report("camera swapped", "front", "as a test")  # latched, and nobody acknowledges
     assert until(lambda: door.latest.mode == "HOLDING", 2.0)
+    bus = door.bus_before_hold()
+    began = [float(line.split(" ms")[0]) for line in bus]
+    assert began == sorted(began) and -1500.0 < began[0] < -200.0
+    assert sum("bulk read of ids 1, 2, 3, 4: ok" in line for line in bus) > 10
+    assert until(lambda: door.bus_before_hold() != bus, 0.3) is False, "as it was when the arm was held"
     with pytest.raises(FaultError, match="camera swapped") as caught:
         door.begin_episode()
     assert caught.value.faults[0].where == "front"
