@@ -85,7 +85,7 @@ class Rig:
     def start(self) -> None:
         """Switches torque on where the axes stand."""
         here = self.measured() * self._ratios
-        self._position, self._looked = here, self._driver.beat.now()
+        self._position = here
         self._reference = Reference.at(np.clip(here, self._limits.low, self._limits.high))
         speed = np.full(2, SETTINGS.hold_speed)
         self._arm.power(self._goals(here, speed))
