@@ -13,6 +13,7 @@ from meld_envs.backend import Backend, load_backend
 from meld_envs.camera import Marker, Quality
 from meld_envs.families.sawyer import ASSETS
 from meld_envs.family import Family, Outcome, Parameter
+from meld_envs.meshes import UNSEEN, Block, add_mesh
 from meld_envs.robots import widowx
 from meld_envs.robots.workspace import WIDOWX_MK2, Box, Outlook, Workspace
 from meld_envs.tasks import Task
@@ -369,12 +370,16 @@ def build_spec() -> mujoco.MjSpec:
     """The table with arm and switch, before compilation; also what emulated servos move."""
     spec = mujoco.MjSpec.from_file(str(ASSETS / "widowx_ethernet.xml"))
     widowx.add_arm(spec)
-    _add_switch(spec.worldbody.add_body(name="switch", pos=(PLACE_X, 0.0, 0.0)))
+    _add_switch(spec, spec.worldbody.add_body(name="switch", pos=(PLACE_X, 0.0, 0.0)))
+    _add_room(spec.worldbody.add_body(name="room"))
     return spec
 
 
-def _add_switch(body: mujoco.MjsBody) -> None:
-    """Housing, ribs between the ports, and walls along them; every edge of a port has a lead-in."""
+def _add_switch(spec: mujoco.MjSpec, body: mujoco.MjsBody) -> None:
+    """Housing, ribs between the ports, and walls along them; every edge of a port has a lead-in.
+
+    Ribs and walls are touched as boxes and drawn as one mesh: half of a picture's time went to them.
+    """
     box, cylinder = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
     floor, middle = FACE - DEPTH, FACE - DEPTH / 2.0
     body.add_geom(
@@ -394,46 +399,45 @@ def _add_switch(body: mujoco.MjsBody) -> None:
         material="housing",
         **widowx.SURROUNDINGS,
     )
-    for port, y in enumerate(PORT_Y):
-        body.add_geom(
-            name=f"port_{port}",
-            type=box,
-            size=(*HALF_PORT, 0.0005),
-            pos=(0.0, y, floor + 0.0001),
-            material="hole",
-            contype=0,
-            conaffinity=0,
-        )
+    below = ("+x", "-x", "+y", "-y", "-z")
+    holes = [Block((0.0, y, floor + 0.0001), (*HALF_PORT, 0.0005), hidden=below) for y in PORT_Y]
+    add_mesh(spec, body, "ports", holes, material="hole")
     half_length = HALF_PORT[1] + (NUM_PORTS - 1) * PITCH / 2.0
+    walls: dict[str, Block] = {}
     for name, x in (("near", -HALF_PORT[0] - RIB), ("far", HALF_PORT[0] + RIB)):
-        _add_wall(body, name, (x, 0.0, middle), (RIB, half_length + 2.0 * RIB))
+        walls |= _wall(name, (x, 0.0, middle), (RIB, half_length + 2.0 * RIB))
     for rib in range(NUM_PORTS + 1):
         y = (rib - NUM_PORTS / 2.0) * PITCH
-        _add_wall(body, f"rib_{rib}", (0.0, y, middle), (HALF_PORT[0], RIB))
+        walls |= _wall(f"rib_{rib}", (0.0, y, middle), (HALF_PORT[0], RIB))
+    for name, block in walls.items():
+        look = {"name": name, "group": UNSEEN, "material": "face"}
+        body.add_geom(
+            type=box, pos=block.place, size=block.half, quat=block.quat, **look, **widowx.SURROUNDINGS
+        )
+    add_mesh(spec, body, "face", walls.values(), material="face")
 
 
-def _add_wall(
-    body: mujoco.MjsBody,
-    name: str,
-    place: tuple[float, float, float],
-    half: tuple[float, float],
-) -> None:
+def _add_room(body: mujoco.MjsBody) -> None:
+    """A table with a rail, and the floor: last, for to draw what something else hides costs less."""
+    box, plane = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_PLANE
+    for name, half, place, material in (
+        ("slide_rail", (0.008, 0.09, 0.004), (PLACE_X, 0.0, 0.004), "rig"),
+        ("table", (0.3, 0.35, 0.02), (0.15, 0.0, -0.02), "wood"),
+    ):
+        body.add_geom(name=name, type=box, size=half, pos=place, material=material, **widowx.SURROUNDINGS)
+    look = {"name": "floor", "material": "floor", "group": 2, **widowx.UNTOUCHED}
+    body.add_geom(type=plane, size=(4.0, 4.0, 2.0), pos=(0.0, 0.0, -0.75), **look)
+
+
+def _wall(name: str, place: tuple[float, float, float], half: tuple[float, float]) -> dict[str, Block]:
     """A wall with a roof of two slopes, which leads a plug into the port on either side."""
-    box = mujoco.mjtGeom.mjGEOM_BOX
     along_x = half[0] > half[1]
-    slope = RIB / np.sqrt(2.0)
-    eighth = np.pi / 8.0
-    body.add_geom(
-        name=name, type=box, size=(*half, DEPTH / 2.0), pos=place, material="face", **widowx.SURROUNDINGS
-    )
-    body.add_geom(
-        name=f"{name}_roof",
-        type=box,
-        size=(half[0], slope, slope) if along_x else (slope, half[1], slope),
-        pos=(place[0], place[1], FACE),
-        quat=(np.cos(eighth), np.sin(eighth), 0.0, 0.0)
-        if along_x
-        else (np.cos(eighth), 0.0, np.sin(eighth), 0.0),
-        material="face",
-        **widowx.SURROUNDINGS,
-    )
+    slope, cos, sin = RIB / np.sqrt(2.0), np.cos(np.pi / 8.0), np.sin(np.pi / 8.0)
+    top = (place[0], place[1], FACE)
+    if along_x:  # a rib, whose ends are in the walls
+        wall = Block(place, (*half, DEPTH / 2.0), hidden=("+x", "-x", "+z", "-z"))
+        roof = Block(top, (half[0], slope, slope), (cos, sin, 0.0, 0.0), ("+x", "-x", "-y", "-z"))
+    else:
+        wall = Block(place, (*half, DEPTH / 2.0), hidden=("+z", "-z"))
+        roof = Block(top, (slope, half[1], slope), (cos, 0.0, sin, 0.0), ("+x", "-z"))
+    return {name: wall, f"{name}_roof": roof}

@@ -301,6 +301,10 @@ MATERIALS = {
 
 #: The arm touches what stands around it, its base included; its links overlap, and do not touch each other.
 ARM: dict[str, Any] = {"contype": 1, "conaffinity": 0}
+UNTOUCHED: dict[str, Any] = {"contype": 0, "conaffinity": 0}
+#: Links that reach neither the arm's own base nor what is before it, however its joints stand: to look for
+#: contacts there takes a tenth of a physics step.
+FREE = ("shoulder", "biceps")
 #: Hard plastic, as stiff as steps of 2.5 ms allow; in contacts its numbers hold, not the arm's.
 SURROUNDINGS: dict[str, Any] = {
     "contype": 0,
@@ -327,7 +331,6 @@ def add_arm(spec: mujoco.MjSpec) -> None:
         spec.add_material(name=name, rgba=rgba, specular=0.2)
     link = spec.worldbody.add_body(name="base")
     _add_shapes(link, "base", SURROUNDINGS)
-    spec.add_exclude(bodyname1="base", bodyname2=JOINTS[0].link)  # the one stands on the other
     for joint in JOINTS:
         link = _add_link(spec, link, joint)
     _add_hand(link)
@@ -347,7 +350,7 @@ def _add_link(spec: mujoco.MjSpec, parent: mujoco.MjsBody, joint: Joint) -> mujo
         armature=motor.armature,
         frictionloss=motor.friction,
     )
-    _add_shapes(link, joint.link)
+    _add_shapes(link, joint.link, UNTOUCHED if joint.link in FREE else ARM)
     servo = spec.add_actuator(
         name=joint.name,
         target=joint.name,
@@ -364,7 +367,7 @@ def _add_link(spec: mujoco.MjSpec, parent: mujoco.MjsBody, joint: Joint) -> mujo
 def _add_hand(wrist: mujoco.MjsBody) -> None:
     rail = wrist.add_body(name="rail", pos=(0.0, 0.0, RAIL))
     _weigh(rail, HAND_MASS, HAND_CENTRE, HAND_INERTIA)
-    _add_shapes(rail, "rail")
+    _add_shapes(rail, "rail", ARM)
     back = TIP_POSITION[2] - 2.0 * PLUG_SIZE[2]  # where the plug ends and its boot begins
     rail.add_geom(
         name="plug",
@@ -374,7 +377,7 @@ def _add_hand(wrist: mujoco.MjsBody) -> None:
         material="widowx_plug",
         **ARM,
     )
-    look = {"contype": 0, "conaffinity": 0, "material": "widowx_plug", "group": 2}
+    look = {"material": "widowx_plug", "group": 2, **UNTOUCHED}
     rail.add_geom(name="boot", type=_BOX, size=(0.004, 0.0058, 0.012), pos=(0.0, 0.0, back - 0.012), **look)
     for part, ends in enumerate(((0.0, 0.0, 0.02, 0.035, 0.0, 0.012), (0.035, 0.0, 0.012, 0.05, 0.0, -0.09))):
         rail.add_geom(name=f"cable_{part}", type=_CAPSULE, size=(0.0028, 0.0, 0.0), fromto=ends, **look)
@@ -391,7 +394,7 @@ def _weigh(body: mujoco.MjsBody, mass: float, centre: Sequence[float], inertia: 
     body.mass, body.ipos, body.inertia = mass, centre, inertia
 
 
-def _add_shapes(body: mujoco.MjsBody, link: str, touches: dict[str, Any] = ARM) -> None:
+def _add_shapes(body: mujoco.MjsBody, link: str, touches: dict[str, Any]) -> None:
     for part, shape in enumerate(SHAPES[link]):
         body.add_geom(
             name=f"{link}_{part}",
