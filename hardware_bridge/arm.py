@@ -159,16 +159,10 @@ class ServoArm:
             at = self._clock()
         self._read_at = at
         joints = self.profile.joints
-        values = self._values(joints, self._chains)
-        return Reading(
-            at,
-            position=np.array([joint.to_position(v["present_position"]) for joint, v in zip(joints, values)]),
-            velocity=np.array([_speed(joint, v) for joint, v in zip(joints, values)]),
-            load=np.array([_load(joint, v) for joint, v in zip(joints, values)]),
-            voltage=np.array([v[joint.model.voltage_register] / 10.0 for joint, v in zip(joints, values)]),
-            temperature=np.array([float(v["present_temperature"]) for v in values]),
-            torque_on=self._torque_on.copy() if self.powered else None,
-        )
+        told = [_told(joint, v) for joint, v in zip(joints, self._values(joints, self._chains))]
+        position, velocity, load, voltage, temperature = np.array(told).T
+        torque_on = self._torque_on.copy() if self.powered else None
+        return Reading(at, position, velocity, load, voltage, temperature, torque_on)
 
     def position(self, axis: JointSpec) -> float:
         """Of one axis, now (rad or m)."""
@@ -479,8 +473,15 @@ def _goal(axis: JointSpec, position: float, speed: float) -> dict[str, int]:
     }
 
 
-def _speed(axis: JointSpec, values: Mapping[str, int]) -> float:
-    return axis.to_speed(values["present_speed" if axis.protocol == 1 else "present_velocity"])
+def _told(axis: JointSpec, values: Mapping[str, int]) -> tuple[float, ...]:
+    """Of an axis, by what was read: position (rad), velocity (rad/s), load, voltage (V), temperature (°C)."""
+    return (
+        axis.to_position(values["present_position"]),
+        axis.to_speed(values["present_speed" if axis.protocol == 1 else "present_velocity"]),
+        _load(axis, values),
+        values[axis.model.voltage_register] / 10.0,
+        float(values["present_temperature"]),
+    )
 
 
 def _load(axis: JointSpec, values: Mapping[str, int]) -> float:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from hardware_bridge.protocol import Status, error_names
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """A checked answer. ``error`` holds what the servo says of its health: never ignore it."""
 
     id: int

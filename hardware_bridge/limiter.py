@@ -122,6 +122,16 @@ class Change(enum.Enum):
     NOTHING = "no goal could be shown to be safe"
 
 
+def _bound(values: np.ndarray, low: Any, high: Any) -> np.ndarray:
+    """``np.clip`` in a third of its time, for rows as short as an arm's."""
+    return np.minimum(np.maximum(values, low), high)
+
+
+def _differ(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two such rows differ: as lists they are compared in a fifth of the time."""
+    return bool(one.tolist() != other.tolist())
+
+
 # One step of the reference -------------------------------------------------------------------------
 
 
@@ -152,7 +162,7 @@ class Reference:
     def followed(self, dt: float) -> np.ndarray:
         """Where the servos are dt after the last command."""
         most = self.speed * dt
-        return self.servo + np.clip(self.goal - self.servo, -most, most)
+        return self.servo + _bound(self.goal - self.servo, -most, most)
 
 
 @dataclass(frozen=True)
@@ -233,19 +243,19 @@ class Limiter:
         limits, before = self.limits, reference.velocity
         reach, coast = limits.settings.horizon + dt / 2.0, reference.position + before * dt / 2.0
         changes = []
-        velocity = np.clip(wanted, -limits.speed, limits.speed)
-        if (velocity != wanted).any():
+        velocity = _bound(wanted, -limits.speed, limits.speed)
+        if _differ(velocity, wanted):
             changes.append(Change.SPEED)
         for near, why in ((limits.low, limits.high), Change.LIMIT), ((low, high), Change.LEAD):
             slowest = np.minimum((near[0] - coast) / reach, 0.0)
             fastest = np.maximum((near[1] - coast) / reach, 0.0)
-            bounded = np.clip(velocity, slowest, fastest)
-            if (bounded != velocity).any():
+            bounded = _bound(velocity, slowest, fastest)
+            if _differ(bounded, velocity):
                 changes.append(why)
             velocity = bounded
         most = limits.acceleration * dt
-        bounded = np.clip(velocity, before - most, before + most)
-        if (bounded != velocity).any():
+        bounded = _bound(velocity, before - most, before + most)
+        if _differ(bounded, velocity):
             changes.append(Change.ACCELERATION)
         return bounded, tuple(changes)
 
@@ -274,8 +284,8 @@ class Limiter:
         self, before: Reference, position: np.ndarray, velocity: np.ndarray, low: Any, high: Any
     ) -> Reference:
         """With its goal; both inside the window, which a measured angle that jumps may have moved."""
-        position = np.clip(position, low, high)
-        goal = np.clip(position + velocity * self._horizon, low, high)
+        position = _bound(position, low, high)
+        goal = _bound(position + velocity * self._horizon, low, high)
         return Reference(position, velocity, goal, before.speed, before.servo)
 
     def _inside(self, before: Reference, step: Reference, measured: np.ndarray) -> bool:
@@ -287,22 +297,22 @@ class Limiter:
         workspace, keep = self.limits.workspace, self.limits.settings.clearance
         if workspace is None:
             return True
-        change, now = step.goal - before.goal, np.stack([before.position, measured])
-        ways = workspace.travel(
-            np.stack([step.position - before.position, step.goal - step.position, change])
-        )
+        change, now = step.goal - before.goal, np.array([before.position, measured])
+        way, on, moved = workspace.travel(
+            np.array([step.position - before.position, step.goal - step.position, change])
+        ).tolist()
         # So far from everything, all of what follows holds, samples' gaps included.
-        needed = keep + max(ways[0] + ways[1], ways[2]) + SPACING
+        needed = keep + max(way + on, moved) + SPACING
         if self._outlook.least(workspace, now[np.newaxis])[0] >= needed:
             return True
-        places, way = workspace.look(
+        places, least = workspace.look(
             (*now, step.goal, measured + change), (before.position, step.position, step.goal)
         )
         here, at, there, to = places.tolist()
         self._outlook.note(0, now, min(here, at))
         if to < min(keep, at) - 1e-6:
             return False
-        return way >= keep or (here < keep and way > 0.0 and there >= here - 1e-9)
+        return least >= keep or (here < keep and least > 0.0 and there >= here - 1e-9)
 
     def _sent(self, before: Reference, step: Reference, dt: float, changes: tuple[Change, ...]) -> Step:
         limits, servo = self.limits, before.followed(dt)

@@ -604,11 +604,9 @@ class Link:
 
     def _drain(self, protocol: int) -> None:
         """Throws away, and counts, what nobody asked for."""
-        decoder = Decoder((protocol,))
-        while True:
-            data = self._read_until(0.0)
-            if not data:
-                return
+        decoder: Decoder | None = None
+        while data := self._read_until(0.0):
+            decoder = decoder or Decoder((protocol,))
             self.counts["stale bytes"] += len(data)
             for event in decoder.feed(data):
                 self._unasked(event)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 #: All servos obey packets to this id and none answers, except where an instruction says otherwise.
 BROADCAST = 0xFE
@@ -105,8 +104,7 @@ class StatusError(ProtocolError):
     kind = "status"
 
 
-@dataclass(frozen=True)
-class Packet:
+class Packet(NamedTuple):
     """A sound packet. ``code`` is an instruction or Protocol 1's error byte: the wire does not tell which."""
 
     protocol: int
@@ -116,15 +114,13 @@ class Packet:
     raw: bytes
 
 
-@dataclass(frozen=True)
-class Junk:
+class Junk(NamedTuple):
     """Bytes between packets that belong to none."""
 
     raw: bytes
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """What a servo answered: ``error`` is ``Error1`` bits, or ``Error2`` code plus ``ALERT``."""
 
     protocol: int
@@ -435,7 +431,8 @@ class Decoder:
             if start < 0:
                 self._skip(len(self._buffer) - self._buffer.endswith(b"\xff"))
                 return False
-            self._skip(start)
+            if start:
+                self._skip(start)
             known = self._header_known()
             if known is not False:
                 return known is True

@@ -12,10 +12,11 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 RPM = math.tau / 60  # rad/s
 
@@ -118,12 +119,46 @@ class Register:
         if len(data) != self.size:
             raise ValueError(f"{self.name} has {self.size} bytes, got {len(data)}: {data.hex(' ')}")
         number = int.from_bytes(data, "little", signed=self.coding == "signed")
-        if self.coding == "magnitude10":
-            return -(number & 0x3FF) if number & 0x400 else number & 0x3FF
-        return number
+        return _magnitude10(number) if self.coding == "magnitude10" else number
 
 
 ControlTable = Mapping[str, Register]
+
+#: How ``struct`` calls registers, by size; signed ones in small letters.
+_LETTERS = {1: "B", 2: "H", 4: "I"}
+
+
+class _Block(NamedTuple):
+    """Registers that were read in one piece, and how: those of ``magnitudes`` are the odd ones."""
+
+    layout: struct.Struct
+    names: tuple[str, ...]
+    magnitudes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, address: int, inside: Iterable[Register]) -> _Block:
+        """The block that begins at an address, by the registers that lie in it."""
+        letters, end = "<", address
+        row = sorted(inside, key=lambda register: register.address)
+        for register in row:
+            letter = _LETTERS[register.size]
+            letters += f"{register.address - end}x"
+            letters += letter.lower() if register.coding == "signed" else letter
+            end = register.end
+        magnitudes = tuple(register.name for register in row if register.coding == "magnitude10")
+        return cls(struct.Struct(letters), tuple(register.name for register in row), magnitudes)
+
+    def unpack(self, data: bytes) -> dict[str, int]:
+        """Their values; bytes beyond the last of them are nobody's."""
+        values = dict(zip(self.names, self.layout.unpack_from(data)))
+        for name in self.magnitudes:
+            values[name] = _magnitude10(values[name])
+        return values
+
+
+def _magnitude10(number: int) -> int:
+    """Ten bits, and one that says which way."""
+    return -(number & 0x3FF) if number & 0x400 else number & 0x3FF
 
 
 def _table(rows: str) -> dict[str, Register]:
@@ -377,21 +412,16 @@ class ServoModel:
 
     def unpack(self, address: int, data: bytes) -> dict[str, int]:
         """All registers that lie wholly inside a block that was read, in ticks."""
-        key = (address, len(data))
-        if key not in self._inside:
-            self._inside[key] = tuple(
-                register
-                for register in self.registers.values()
-                if address <= register.address and register.end <= address + len(data)
-            )
-        return {
-            register.name: register.decode(data[register.address - address : register.end - address])
-            for register in self._inside[key]
-        }
+        block = (address, len(data))
+        if block not in self._blocks:
+            end = address + len(data)
+            inside = [r for r in self.registers.values() if address <= r.address and r.end <= end]
+            self._blocks[block] = _Block.of(address, inside)
+        return self._blocks[block].unpack(data)
 
     @cached_property
-    def _inside(self) -> dict[tuple[int, int], tuple[Register, ...]]:
-        """Which registers lie in a block that was read: (address, length), as asked so far."""
+    def _blocks(self) -> dict[tuple[int, int], _Block]:
+        """Blocks that were read so far: (address, length)."""
         return {}
 
     def pack(self, values: Mapping[str, int]) -> tuple[int, bytes]:
@@ -400,11 +430,24 @@ class ServoModel:
         Raises:
             ValueError: if they leave a gap or overlap.
         """
-        chosen = sorted((self.register(name) for name in values), key=lambda register: register.address)
-        for before, after in itertools.pairwise(chosen):
+        names = tuple(values)
+        if names not in self._rows:
+            self._rows[names] = self._row(names)
+        row = self._rows[names]
+        return row[0].address, b"".join([register.encode(values[register.name]) for register in row])
+
+    def _row(self, names: Iterable[str]) -> tuple[Register, ...]:
+        """Registers by address, which must follow each other."""
+        row = sorted(map(self.register, names), key=lambda register: register.address)
+        for before, after in itertools.pairwise(row):
             if before.end != after.address:
                 raise ValueError(f"{before.name} and {after.name} do not adjoin: they need two writes")
-        return chosen[0].address, b"".join(register.encode(values[register.name]) for register in chosen)
+        return tuple(row)
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, ...], tuple[Register, ...]]:
+        """Registers that were written together so far, by address."""
+        return {}
 
     def to_unit(self, name: str, value: int) -> float:
         """A register's ticks in its unit (``register(name).unit_name``)."""
@@ -594,7 +637,7 @@ class JointSpec:
     def protocol(self) -> int:
         return self.model.protocol
 
-    @property
+    @cached_property
     def servo(self) -> ServoRef:
         """The servo to command and to read."""
         return ServoRef(self.id, self.model)

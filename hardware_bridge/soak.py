@@ -142,6 +142,7 @@ class Soak:
         self._dropped: dict[str, int] = {}
         self._recorded = math.nan
         self.log = Log()
+        self._bus: list[str] = []  # before the last hold
         self.held: list[str] = []  # of each time: what held the arm, and what the bus was doing before
         self.stop = False
 
@@ -208,7 +209,10 @@ class Soak:
         session = self._robot.session
         with contextlib.suppress(*FAILURES):  # a driver that is gone tells nothing
             if session is not None and session.door.alive:
-                self.held += [what, *session.door.bus_before_hold(), ""]
+                bus, before = session.door.bus_before_hold(), self._bus
+                self._bus = bus
+                # A failure that held nothing has no bus of its own.
+                self.held += [what, *(bus if bus != before else ["  the arm was not held"]), ""]
 
     def _angles(self) -> np.ndarray:
         """Of the joints, ``(5,)`` rad, as measured."""

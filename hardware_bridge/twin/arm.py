@@ -95,6 +95,7 @@ class WidowXWorld:
         free = bench(profile, {"gripper": CLOSED, "rotation": rig[0], "translation": rig[1]})
         self._bench = {axis.name: free.joint(axis.name) for axis in (profile.gripper, *profile.rig)}
         self.slips, self.slipped = False, 0.0
+        self._biases = [0.0] * len(self._arm)
         self._switch = self.model.body("switch").id
         self.place(profile.rest if angles is None else angles)
         self._move_switch()
@@ -117,7 +118,9 @@ class WidowXWorld:
         pieces = max(1, math.ceil(dt / PHYSICS_STEP - 1e-9))
         self.model.opt.timestep = dt / pieces
         self.data.ctrl[:] = [joint.control for joint in self._arm]
-        self.data.qfrc_applied[:] = [joint.law.bias for joint in self._arm]
+        biases = [joint.law.bias for joint in self._arm]
+        if biases != self._biases:  # only those of other modes have any
+            self._biases, self.data.qfrc_applied[:] = biases, biases
         mujoco.mj_step(self.model, self.data, nstep=pieces)
         self._measure()
         before = self._bench["translation"].position

@@ -46,8 +46,6 @@ TICK = 2e-3
 MAX_LAG = 0.25
 #: A packet whose bytes stop coming is forgotten (s); servos do so, too, though sooner.
 BYTE_GAP = 0.1
-#: Rates that differ by less than this share understand each other (8N1 samples ten bits a byte).
-BAUD_TOLERANCE = 0.03
 
 #: Linux: struct termios2, whose last word is the output rate as a number, odd rates included.
 _TCGETS2 = 0x802C542A
@@ -426,13 +424,7 @@ class Line:
                 self._damaged(event.raw, rate)
 
     def _listeners(self, protocol: int, rate: int) -> list[Servo]:
-        return [
-            servo
-            for servo in self.servos
-            if servo.protocol == protocol
-            and servo.listening
-            and abs((baud := servo.baud) - rate) <= BAUD_TOLERANCE * baud
-        ]
+        return [servo for servo in self.servos if servo.hears(protocol, rate)]
 
     def _damaged(self, raw: bytes, rate: int) -> None:
         second = raw.startswith(b"\xff\xff\xfd\x00")

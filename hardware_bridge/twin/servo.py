@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from hardware_bridge.protocol import BROADCAST, PROTOCOLS, Instruction, Packet
 from hardware_bridge.servos import Register, ServoModel, baud_rate
@@ -45,12 +46,13 @@ class Nature:
     goal_enables_torque: bool = True
 
 
+#: Rates that differ by less than this share understand each other (8N1 samples ten bits a byte).
+BAUD_TOLERANCE = 0.03
 #: Least status return level at which an instruction is answered; 2 for all others.
 _LEVELS = {int(Instruction.PING): 0, int(Instruction.READ): 1}
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """Error byte and data of a status packet."""
 
     error: int
@@ -66,6 +68,9 @@ class Profile:
 
     def reset(self, position: float) -> None:
         self.position, self.velocity = position, 0.0
+
+    def rests_at(self, goal: float) -> bool:
+        return self.position == goal and self.velocity == 0.0
 
     def follow(self, goal: float, speed: float, acceleration: float, dt: float) -> None:
         """One step; ``inf`` means unbounded."""
@@ -101,7 +106,7 @@ class Servo(ABC):
 
     Attributes:
         table: Its memory; tests may write there past all rules, inside ``Line.lock``.
-        voltage: Its supply (V).
+        voltage: Its supply (V), of which the servo sees tenths.
         temperature: °C.
         mute: Its data line is cut: it hears and says nothing, and goes on with what it was told.
         sense: A hook on the encoder: raw position in, raw position out (ticks, not rounded).
@@ -175,12 +180,20 @@ class Servo(ABC):
     def listening(self) -> bool:
         return self.powered and not self.mute and self.now >= self._boot_until
 
+    def hears(self, protocol: int, rate: int) -> bool:
+        """Whether it understands now what is sent in a protocol at a rate (bits per second)."""
+        return (
+            self.protocol == protocol
+            and self.listening
+            and _understands(protocol, self._values["baud_rate"], rate)
+        )
+
     def bus_activity(self) -> None:  # noqa: B027 - only servos with a bus watchdog care
         """Somebody sent an instruction that this servo understands, to whomever."""
 
     def execute(self, packet: Packet) -> Answer | None:
         """Does what a packet says, its id having been matched; None: no answer is due."""
-        code, level = packet.code, self.table["status_return_level"]
+        code, level = packet.code, self._values["status_return_level"]
         answer = self._handlers.get(code, self._unknown)(packet)
         if answer is None or packet.id == BROADCAST:
             return None
@@ -233,7 +246,7 @@ class Servo(ABC):
     def _read_block(self, address: int, length: int) -> Answer:
         if not self.table.holds(address, length):
             return self._answer(self.RANGE_ERROR)
-        self.refresh()
+        self.refresh(address, length)
         return self._answer(0, self.table.read(address, length))
 
     def _write(self, packet: Packet) -> Answer:
@@ -241,7 +254,7 @@ class Servo(ABC):
 
     def _reg_write(self, packet: Packet) -> Answer:
         address, data = self._number(packet.params, 0), packet.params[self._word :]
-        error = self._why_not(address, data)
+        error, _ = self._judge(address, data)
         if not error:
             self._pending = (address, data)
             self.table[self._registered_name] = 1
@@ -270,40 +283,38 @@ class Servo(ABC):
 
     def _sync_write(self, packet: Packet) -> None:
         """Broadcast only; each servo finds its own part."""
-        params, word = packet.params, self._word
-        if packet.id != BROADCAST or len(params) < 2 * word:
+        if packet.id != BROADCAST or len(packet.params) < 2 * self._word:
             return
-        address, length = self._number(params, 0), self._number(params, 1)
-        parts, mine = params[2 * word :], (self.id, self.second_id)
-        for start in range(0, len(parts) - length, length + 1):
-            if parts[start] in mine:
-                self.write(address, parts[start + 1 : start + 1 + length])
+        (address, parts), mine = _sync_parts(packet.params, self._word), (self.id, self.second_id)
+        for servo_id, data in parts:
+            if servo_id in mine:
+                self.write(address, data)
 
     # ------------------------------------------------------------ memory
 
     def write(self, address: int, data: bytes) -> int:
         """Writes a block, all of it or nothing; the error byte's part about it (0: done)."""
-        error = self._why_not(address, data)
+        error, decoded = self._judge(address, data)
         if error:
             return error
-        touched = self.table.touched(address, len(data))
-        before = [self.table[register.name] for register in touched]
-        self.table.put(address, data)
-        for register, old in zip(touched, before):
-            self._written(register.name, old)
+        before = [(register.name, self._values[register.name]) for register, _ in decoded]
+        self.table.put(address, data, decoded)
+        for name, old in before:
+            self._written(name, old)
         return 0
 
-    def _why_not(self, address: int, data: bytes) -> int:
-        """The error byte with which a write would be refused; 0 if it would not."""
+    def _judge(self, address: int, data: bytes) -> tuple[int, list[tuple[Register, int]]]:
+        """The error byte with which a write would be refused, 0 if it would not; and what it would write."""
         if not self.table.holds(address, len(data)):
-            return self.RANGE_ERROR
-        for register, value in self.table.decoded(address, data):
+            return self.RANGE_ERROR, []
+        decoded = self.table.decoded(address, data)
+        for register, value in decoded:
             if register.access == "r" or (register.area == "eeprom" and self._eeprom_locked()):
-                return self.ACCESS_ERROR
+                return self.ACCESS_ERROR, decoded
             error = self._refuse(register, value)
             if error:
-                return error
-        return 0
+                return error, decoded
+        return 0, decoded
 
     @abstractmethod
     def _eeprom_locked(self) -> bool: ...
@@ -316,9 +327,24 @@ class Servo(ABC):
     def _written(self, name: str, old: int) -> None:
         """What happens because a register was written."""
 
+    def refresh(self, address: int = 0, length: int | None = None) -> None:
+        """Puts what the sensors say into the table, as far as a block shows it; by default all."""
+        block = (address, self.table.size if length is None else length)
+        if block not in self._shown:
+            names = [register.name for register in self.table.touched(*block)]
+            self._shown[block] = [(name, self._sensors[name]) for name in names if name in self._sensors]
+        for name, sensor in self._shown[block]:
+            self.table[name] = sensor()
+
+    @property
     @abstractmethod
-    def refresh(self) -> None:
-        """Puts what the sensors say into the table."""
+    def _sensors(self) -> Mapping[str, Callable[[], int]]:
+        """What registers show that the servo itself writes, by name; more than a model has may be there."""
+
+    @cached_property
+    def _shown(self) -> dict[tuple[int, int], list[tuple[str, Callable[[], int]]]]:
+        """The sensors that blocks show which were read so far: (address, length)."""
+        return {}
 
     # ------------------------------------------------------------ power, health, motion
 
@@ -353,8 +379,8 @@ class Servo(ABC):
     def advance(self, dt: float) -> None:
         """Time passes for the electronics (s); the mechanics are stepped by whoever calls this."""
         self.now += dt
-        push = self._drive.push(self.shaft.angle)
-        self._heat(push, dt)
+        push, speed = self._drive.push(self.shaft.angle), self.shaft.speed
+        self._heat(push - self._drive.damping * speed, dt)
         if self.voltage < self.nature.brownout:
             if self.powered:
                 self.power_off()
@@ -365,19 +391,19 @@ class Servo(ABC):
                 self._browned_out = False
                 self.power_up()
             return
-        self._watch_stall(push, dt)
+        self._watch_stall(push, speed, dt)
         self._supervise(dt)
         self._command(dt)
 
-    def _heat(self, push: float, dt: float) -> None:
-        load = (push - self._drive.damping * self.shaft.speed) / self.model.motor.stall
-        rest = self.nature.ambient + self.nature.heating * load * load
-        self.temperature += (rest - self.temperature) * dt / self.nature.cooling_time
+    def _heat(self, torque: float, dt: float) -> None:
+        nature, load = self.nature, torque / self.model.motor.stall
+        rest = nature.ambient + nature.heating * load * load
+        self.temperature += (rest - self.temperature) * dt / nature.cooling_time
 
-    def _watch_stall(self, push: float, dt: float) -> None:
+    def _watch_stall(self, push: float, speed: float, dt: float) -> None:
         limit = self._drive.saturation
         pushing = limit > 0 and abs(push) >= 0.98 * limit
-        slow = pushing and abs(self.shaft.speed) < 0.05 * self.model.no_load_speed
+        slow = pushing and abs(speed) < 0.05 * self.model.no_load_speed
         self._stalled = self._stalled + dt if slow else 0.0
 
     @property
@@ -386,9 +412,17 @@ class Servo(ABC):
         return self._stalled >= self.nature.overload_time
 
     @property
+    def voltage(self) -> float:
+        return self._voltage
+
+    @voltage.setter
+    def voltage(self, volts: float) -> None:
+        self._voltage, self._decivolts = volts, round(volts * 10)
+
+    @property
     def voltage_fault(self) -> bool:
         low, high = self._values["min_voltage_limit"], self._values["max_voltage_limit"]
-        return not low <= round(self.voltage * 10) <= high
+        return not low <= self._decivolts <= high
 
     @property
     def hot(self) -> bool:
@@ -421,3 +455,18 @@ class Servo(ABC):
     def _angle(self, tick: float) -> float:
         """Shaft angle (rad) of a raw position."""
         return (tick - self.model.centre) * self.model.rad_per_tick
+
+
+@lru_cache(maxsize=256)
+def _understands(protocol: int, code: int, rate: int) -> bool:
+    """Whether who listens at the rate of a baud register understands what is sent at another."""
+    own = baud_rate(protocol, code)
+    return abs(own - rate) <= BAUD_TOLERANCE * own
+
+
+@lru_cache(maxsize=16)
+def _sync_parts(params: bytes, word: int) -> tuple[int, tuple[tuple[int, bytes], ...]]:
+    """Of a sync write's parameters: the address, and id and data of each servo. All servos hear the same."""
+    address, length = (int.from_bytes(params[i * word : (i + 1) * word], "little") for i in (0, 1))
+    starts = range(2 * word, len(params) - length, length + 1)
+    return address, tuple((params[at], params[at + 1 : at + 1 + length]) for at in starts)

@@ -7,6 +7,9 @@ divider, torque-control mode (writing it is refused).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import NamedTuple
 
 from hardware_bridge.protocol import Error1, Packet
 from hardware_bridge.servos import Register
@@ -18,8 +21,24 @@ _VOLTAGE, _OVERHEATING, _OVERLOAD = map(int, (Error1.VOLTAGE, Error1.OVERHEATING
 MULTI_TURN = 28_672
 
 
+class _Orders(NamedTuple):
+    """What registers tell the motor to do (rad, rad/s, rad/s², Nm); in wheel mode some do not count."""
+
+    turns: bool
+    goal: float
+    speed: float
+    acceleration: float
+    stiffness: float
+    saturation: float
+    damping: float
+    deadband: float
+
+
 class Servo1(Servo):
     """A Protocol 1 servo; its mode follows from its angle limits, as the manual has it."""
+
+    _told: tuple[int, float] | None = None  # of what the orders are: changes of the table, supply
+    _orders: _Orders | None = None
 
     INSTRUCTION_ERROR = int(Error1.INSTRUCTION)
     RANGE_ERROR = int(Error1.RANGE)
@@ -84,21 +103,20 @@ class Servo1(Servo):
             self._overload = False
             self._stalled = 0.0
 
-    def refresh(self) -> None:
-        table, model = self.table, self.model
-        table["present_position"] = self._present_position()
-        unit = model.register("present_speed").unit
-        table["present_speed"] = _clip10(self.shaft.speed / unit)
-        torque = self.shaft.torque
-        table["present_load"] = _clip10(1023 * torque / model.motor.stall)
-        table["present_voltage"] = min(255, round(self.voltage * 10))
-        table["present_temperature"] = min(255, round(self.temperature))
-        table["moving"] = int(self._profile.velocity != 0 or abs(self.shaft.speed) > 2 * unit)
-        if "realtime_tick" in table:
-            table["realtime_tick"] = int(self.now * 1000) % 32_768
-        if "present_current" in table:
-            amps = model.motor.stall_current * torque / model.motor.stall
-            table["present_current"] = min(4095, max(0, 2048 + round(amps / 4.5e-3)))
+    @cached_property
+    def _sensors(self) -> Mapping[str, Callable[[], int]]:
+        unit, stall = self.model.register("present_speed").unit, self.model.motor.stall
+        amps = self.model.motor.stall_current / stall / 4.5e-3  # in the register's unit, for 1 Nm
+        return {
+            "present_position": self._present_position,
+            "present_speed": lambda: _clip10(self.shaft.speed / unit),
+            "present_load": lambda: _clip10(1023 * self.shaft.torque / stall),
+            "present_voltage": lambda: min(255, self._decivolts),
+            "present_temperature": lambda: min(255, round(self.temperature)),
+            "moving": lambda: int(self._profile.velocity != 0 or abs(self.shaft.speed) > 2 * unit),
+            "realtime_tick": lambda: int(self.now * 1000) % 32_768,
+            "present_current": lambda: min(4095, max(0, 2048 + round(amps * self.shaft.torque))),
+        }
 
     def _present_position(self) -> int:
         raw = self._ticks()
@@ -143,24 +161,42 @@ class Servo1(Servo):
             self.table["led"] = 1
 
     def _command(self, dt: float) -> None:
-        values = self._values
-        limit = values["torque_limit"]
-        if not values["torque_enable"] or not limit:
+        told = (self.table.changes, self.voltage)
+        new = told != self._told
+        if new:
+            self._told, self._orders = told, self._ordered()
+        orders = self._orders
+        if orders is None:
             self._release()
-            return
-        motor, full, mode = self.model.motor, self.full_torque, self.mode
-        saturation = full * min(motor.duty_limit, limit / 1023)
-        if mode == "wheel":
-            self._turn(saturation, dt)
-            return
-        goal = values["goal_position"]
-        speed = values["moving_speed"] * self.model.registers["moving_speed"].unit
-        angle = self._angle(_signed(goal) if mode == "multi-turn" else goal)
-        self._profile.follow(angle, speed or math.inf, self._acceleration(), dt)
-        deadband = values["cw_compliance_margin"] * self.model.rad_per_tick if self.is_ax else 0.0
-        stiffness = full * self._duty_per_rad()
-        self._set_drive(
-            Drive(self._profile.position, stiffness, saturation, motor.damping, deadband=deadband)
+        elif orders.turns:
+            self._turn(orders.saturation, dt)
+        elif new or not self._profile.rests_at(orders.goal):
+            self._profile.follow(orders.goal, orders.speed, orders.acceleration, dt)
+            self._set_drive(
+                Drive(
+                    self._profile.position,
+                    orders.stiffness,
+                    orders.saturation,
+                    orders.damping,
+                    deadband=orders.deadband,
+                )
+            )
+
+    def _ordered(self) -> _Orders | None:
+        """What the registers, at the present supply, come to; None: the motor is free."""
+        values, motor, full, mode = self._values, self.model.motor, self.full_torque, self.mode
+        if not values["torque_enable"] or not values["torque_limit"]:
+            return None
+        goal, unit = values["goal_position"], self.model.register("moving_speed").unit
+        return _Orders(
+            turns=mode == "wheel",
+            goal=self._angle(_signed(goal) if mode == "multi-turn" else goal),
+            speed=values["moving_speed"] * unit or math.inf,
+            acceleration=self._acceleration(),
+            stiffness=full * self._duty_per_rad(),
+            saturation=full * min(motor.duty_limit, values["torque_limit"] / 1023),
+            damping=motor.damping,
+            deadband=values["cw_compliance_margin"] * self.model.rad_per_tick if self.is_ax else 0.0,
         )
 
     def _acceleration(self) -> float:

@@ -7,7 +7,8 @@ ports, moving status, fast sync read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import ClassVar
 
 from hardware_bridge.protocol import ALERT, Error2, Instruction, Packet
@@ -156,26 +157,32 @@ class Servo2(Servo):
         self._speed = distance / (seconds - ramp_seconds) if seconds else math.inf
         self._acceleration = self._speed / ramp_seconds if seconds and ramp_seconds else math.inf
 
-    def refresh(self) -> None:
-        table, model = self.table, self.model
-        direction = self._direction
-        velocity = round(direction * self.shaft.speed / model.register("present_velocity").unit)
-        share = direction * self.shaft.torque / model.motor.stall
-        current = model.register("present_current")
-        full = model.motor.stall_current if current.unit_name == "A" else 1.0
-        table["present_position"] = self._present_position()
-        table["present_velocity"] = velocity
-        table["present_current"] = round(share * full / current.unit)
-        table["present_pwm"] = max(-885, min(885, round(share * 885)))
-        table["position_trajectory"] = round(self._reported(self._profile.position))
-        table["velocity_trajectory"] = round(
-            direction * self._profile.velocity / model.register("present_velocity").unit
-        )
-        table["present_input_voltage"] = round(self.voltage * 10)
-        table["present_temperature"] = min(255, round(self.temperature))
-        table["realtime_tick"] = int(self.now * 1000) % 32_768
-        table["moving"] = int(abs(velocity) > table["moving_threshold"])
-        table["hardware_error_status"] = self._hardware
+    @cached_property
+    def _sensors(self) -> Mapping[str, Callable[[], int]]:
+        model, current = self.model, self.model.register("present_current")
+        unit = model.register("present_velocity").unit
+        full = (model.motor.stall_current if current.unit_name == "A" else 1.0) / current.unit
+        return {
+            "present_position": self._present_position,
+            "present_velocity": lambda: self._present_velocity(unit),
+            "present_current": lambda: round(self._share * full),
+            "present_pwm": lambda: max(-885, min(885, round(self._share * 885))),
+            "position_trajectory": lambda: round(self._reported(self._profile.position)),
+            "velocity_trajectory": lambda: round(self._direction * self._profile.velocity / unit),
+            "present_input_voltage": lambda: self._decivolts,
+            "present_temperature": lambda: min(255, round(self.temperature)),
+            "realtime_tick": lambda: int(self.now * 1000) % 32_768,
+            "moving": lambda: int(abs(self._present_velocity(unit)) > self.table["moving_threshold"]),
+            "hardware_error_status": lambda: self._hardware,
+        }
+
+    @property
+    def _share(self) -> float:
+        """Of stall torque, signed as the registers are."""
+        return self._direction * self.shaft.torque / self.model.motor.stall
+
+    def _present_velocity(self, unit: float) -> int:
+        return round(self._direction * self.shaft.speed / unit)
 
     # ------------------------------------------------------------ positions
 

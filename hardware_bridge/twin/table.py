@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hardware_bridge.servos import Register, ServoModel
 
 
@@ -12,6 +14,8 @@ class Table:
 
     Attributes:
         values: by name, for looking at; written they are by way of the table.
+        changes: how often registers that may be written were, so far: as long as it stands still, what was
+            worked out from them holds.
     """
 
     def __init__(self, model: ServoModel) -> None:
@@ -19,6 +23,7 @@ class Table:
         self.size = max(register.end for register in model.registers.values())
         self._image = bytearray(self.size)
         self.values: dict[str, int] = {}
+        self.changes = 0
         self._touched: dict[tuple[int, int], tuple[Register, ...]] = {}
         self.reset("eeprom")
         self.reset("ram")
@@ -35,26 +40,29 @@ class Table:
     def __setitem__(self, name: str, value: int) -> None:
         if self.values.get(name) is value:  # small integers are one object each: most readings repeat
             return
-        register = self.model.register(name)
+        register = self.model.registers.get(name) or self.model.register(name)
         self._image[register.address : register.end] = register.encode(value)
         self.values[name] = value
+        self.changes += register.access == "rw"
 
     def __contains__(self, name: str) -> bool:
         return name in self.values
 
     def decoded(self, address: int, data: bytes) -> list[tuple[Register, int]]:
         """The registers that a block touches, with what they would hold once it were written."""
-        image = bytearray(self._image)
-        image[address : address + len(data)] = data
         touched = self.touched(address, len(data))
-        return [(r, r.decode(bytes(image[r.address : r.end]))) for r in touched]
+        if not touched:
+            return []
+        start, end = min(address, touched[0].address), max(address + len(data), touched[-1].end)
+        image = self._image[start:address] + data + self._image[address + len(data) : end]
+        values = self.model.unpack(start, bytes(image))
+        return [(register, values[register.name]) for register in touched]
 
-    def put(self, address: int, data: bytes) -> None:
-        """Writes a block that lies inside the table."""
-        values = self.decoded(address, data)
+    def put(self, address: int, data: bytes, decoded: Iterable[tuple[Register, int]]) -> None:
+        """Writes a block that lies inside the table, and what ``decoded`` said of it."""
         self._image[address : address + len(data)] = data
-        for register, value in values:
-            self.values[register.name] = value
+        self.values.update({register.name: value for register, value in decoded})
+        self.changes += 1
 
     def holds(self, address: int, length: int) -> bool:
         """Whether a block lies inside the table and is not empty."""

@@ -84,9 +84,10 @@ class Body:
         """How far places ``(3, ...)`` are outside the base (m); negative inside, by how much they are."""
         if self.base is None:
             return np.full(places.shape[1:], np.inf)
-        x, y, z = places
         radius, height = self.base
-        return _outside(np.stack([np.hypot(x, y) - radius, z - height]))
+        aside, above = np.hypot(places[0], places[1]) - radius, places[2] - height
+        out = np.hypot(np.maximum(aside, 0.0), np.maximum(above, 0.0))
+        return out + np.minimum(np.maximum(aside, above), 0.0)
 
     def points(self, angles: np.ndarray) -> np.ndarray:
         """Centres of the spheres, ``(..., spheres, 3)`` m, at joint angles ``(..., joints)`` rad."""
@@ -105,8 +106,11 @@ class Body:
         found = _product(terms, factors) + fixed
         number = len(self.spheres)
         out, aside, up = found[..., :number], found[..., number : 2 * number], found[..., 2 * number :]
-        sine, cosine = waves[..., 8:9], waves[..., 9:10]
-        return np.stack([cosine * out - sine * aside, sine * out + cosine * aside, up])
+        sine, cosine, places = waves[..., 8:9], waves[..., 9:10], np.empty((3, *out.shape))
+        np.subtract(cosine * out, sine * aside, out=places[0])
+        np.add(sine * out, cosine * aside, out=places[1])
+        places[2] = up
+        return places
 
     @cached_property
     def _sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -163,12 +167,6 @@ def _lean(parts: np.ndarray, sine: int, cosine: int, vector: np.ndarray) -> floa
     parts[sine] += (z, 0.0, -x)
     parts[cosine] += (x, 0.0, z)
     return float(y)
-
-
-def _outside(beyond: np.ndarray) -> np.ndarray:
-    """Distance (m) outside, by how far beyond each side ``(sides, ...)`` that is; negative inside."""
-    out = np.square(np.maximum(beyond, 0.0)).sum(axis=0)
-    return np.sqrt(out) + np.minimum(beyond.max(axis=0), 0.0)
 
 
 # The arms ------------------------------------------------------------------------------------------
@@ -237,22 +235,25 @@ class Box:
 
     def depth(self, places: np.ndarray) -> np.ndarray:
         """How deep places ``(3, ...)`` are inside (m); negative outside, by the most along one axis."""
-        return -self._beyond(places).max(axis=0)
+        return -np.maximum.reduce(self._beyond(places))
 
     def distance(self, places: np.ndarray) -> np.ndarray:
         """How far places ``(3, ...)`` are outside (m); negative inside, by how much they are."""
-        return _outside(self._beyond(places))
+        beyond = self._beyond(places)
+        x, y, z = np.maximum(beyond, 0.0)
+        return np.sqrt(x * x + y * y + z * z) + np.minimum(np.maximum.reduce(beyond), 0.0)
 
     def _beyond(self, places: np.ndarray) -> np.ndarray:
         """By how much (m) along each axis, ``(3, ...)``."""
-        middle, half = (side.reshape(3, *[1] * (places.ndim - 1)) for side in self._sides)
+        middle, half = _sides(self, places.ndim)
         return np.abs(places - middle) - half
 
-    @cached_property
-    def _sides(self) -> tuple[np.ndarray, np.ndarray]:
-        """The middle and half the lengths, ``(3,)`` m."""
-        low, high = np.array(self.low), np.array(self.high)
-        return (low + high) / 2.0, (high - low) / 2.0
+
+@lru_cache(maxsize=64)
+def _sides(box: Box, ndim: int) -> tuple[np.ndarray, np.ndarray]:
+    """The middle and half the lengths of a box (m), for places of so many dimensions."""
+    low, high = (np.reshape(ends, (3, *[1] * (ndim - 1))) for ends in (box.low, box.high))
+    return (low + high) / 2.0, (high - low) / 2.0
 
 
 @lru_cache(maxsize=64)
@@ -338,7 +339,7 @@ class Workspace:
         """The least distance (m), ``(...)``, of the body at ``(..., joints)`` rad; negative: beyond."""
         box, table, keep_out, base = self._clearances(angles)
         least = np.minimum(np.minimum(box, table), np.minimum(keep_out, base))
-        return (least - self._radius).min(axis=-1)
+        return np.minimum.reduce(least - self._radius, axis=-1)
 
     def nearest(self, angles: np.ndarray) -> Nearest:
         """What is nearest to being touched at ``(joints,)`` rad."""
