@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -76,6 +76,9 @@ class ServoArm:
         self._sent: dict[str, int] = {}  # goals, as ticks, by name of axis
         self._silent: set[int] = set()  # ids that did not answer the last single read
         self._refused = ""  # the axis whose goal register did not hold what was sent
+        self._samples: dict[
+            str, tuple[float, tuple[float, ...]]
+        ] = {}  # when joints were asked, and what they said
         self._read_at = math.inf  # when the joints were read last (s)
 
     # ------------------------------------------------------------ start
@@ -148,45 +151,64 @@ class ServoArm:
     # ------------------------------------------------------------ reading
 
     def read(self) -> Reading:
-        """All joints now. The time is that before the first question: a sample is never older than it says.
+        """All joints now.
 
         Raises:
-            LinkError: a joint that does not answer, after its retries.
+            LinkError: a joint that does not answer, after its retries; ``newest`` has what came before.
         """
         at = self._clock()
         if at - self._read_at > BITE:
             self._let_go()
             at = self._clock()
         self._read_at = at
-        joints = self.profile.joints
-        told = [_told(joint, v) for joint, v in zip(joints, self._values(joints, self._chains))]
-        position, velocity, load, voltage, temperature = np.array(told).T
+        for joint, asked, values in self._states(self.profile.joints, self._chains):
+            self._samples[joint.name] = (asked, _told(joint, values))
+        return self.newest()
+
+    def newest(self) -> Reading:
+        """What each joint said last. The time is that before the oldest question: no sample is older than it.
+
+        Raises:
+            KeyError: a joint has not said anything yet.
+        """
+        samples = [self._samples[joint.name] for joint in self.profile.joints]
+        position, velocity, load, voltage, temperature = np.array([told for _, told in samples]).T
         torque_on = self._torque_on.copy() if self.powered else None
+        at = min(asked for asked, _ in samples)
         return Reading(at, position, velocity, load, voltage, temperature, torque_on)
 
     def position(self, axis: JointSpec) -> float:
         """Of one axis, now (rad or m)."""
-        return axis.to_position(self._values((axis,), ())[0]["present_position"])
+        [(_, _, values)] = self._states((axis,), ())
+        return axis.to_position(values["present_position"])
 
     def rig(self) -> list[tuple[float, float]]:
         """Position (rad or m) and load (signed fraction of stall) of each axis of the rig, now."""
-        axes = self.profile.rig
-        values = self._values(axes, self._rig_chains)
-        return [(axis.to_position(v["present_position"]), _load(axis, v)) for axis, v in zip(axes, values)]
+        values = {axis.name: v for axis, _, v in self._states(self.profile.rig, self._rig_chains)}
+        told = [(axis, values[axis.name]) for axis in self.profile.rig]
+        return [(axis.to_position(v["present_position"]), _load(axis, v)) for axis, v in told]
 
-    def _values(
+    def _states(
         self, axes: Sequence[JointSpec], chains: Iterable[Sequence[JointSpec]]
-    ) -> list[dict[str, int]]:
-        """The registers of axes' states; whoever is in no chain, or was left out of it, is asked alone."""
-        replies = dict[int, Reply]()
+    ) -> Iterator[tuple[JointSpec, float, dict[str, int]]]:
+        """Of each axis, as they come: when it was asked (s), and the registers of its state.
+
+        Whoever is in no chain, or was left out of it, is asked alone.
+        """
+        left = list(axes)
         for chain in chains:
-            replies.update(self._chained(chain))
-        values = []
-        for axis in axes:
-            reply = replies.get(axis.id) or self._single(axis)
-            self._look_at(axis, reply)
-            values.append(axis.model.unpack(axis.model.state_block[0], reply.data))
-        return values
+            asked, replies = self._clock(), self._chained(chain)
+            for axis in chain:
+                if axis.id in replies:
+                    left.remove(axis)
+                    yield axis, asked, self._state(axis, replies[axis.id])
+        for axis in left:
+            asked = self._clock()
+            yield axis, asked, self._state(axis, self._single(axis))
+
+    def _state(self, axis: JointSpec, reply: Reply) -> dict[str, int]:
+        self._look_at(axis, reply)
+        return axis.model.unpack(axis.model.state_block[0], reply.data)
 
     def _chained(self, chain: Sequence[JointSpec]) -> Mapping[int, Reply]:
         """Several joints in one go; after a broken chain what came of it, the rest is asked one by one.

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from hardware_bridge.arm import NotReadyError, ServoArm
-from hardware_bridge.errors import LinkError, NoReply, PortError
+from hardware_bridge.errors import LinkError, NoReply, PortError, ReplyError
 from hardware_bridge.faults import Condition, FaultError
 from hardware_bridge.link import Link
 from hardware_bridge.safety import Command, Mode, Safety
@@ -347,9 +347,12 @@ class Driver:
     def _look(self) -> None:
         """A reading, and from time to time an inspection, which waits if this tick is over already."""
         for _ in range(ATTEMPTS):
-            reading = self.arm.read()
-            if self.safety.observe(reading, self.beat.now()):
-                self.reading = reading
+            try:
+                reading = self.arm.read()
+            except ReplyError:
+                self._take_newer(self.arm.newest())
+                raise
+            if self._take(reading):
                 break
         self._misses.over()
         self._uninspected += 1
@@ -358,6 +361,21 @@ class Driver:
             self._uninspected = 0
             for condition in self._inspections.next():
                 self.safety.report(*condition)
+
+    def _take(self, reading: Reading) -> bool:
+        """Whether it can be, and is the last one then."""
+        taken = self.safety.observe(reading, self.beat.now())
+        if taken:
+            self.reading = reading
+        return taken
+
+    def _take_newer(self, newest: Reading) -> None:
+        """What some joints said before another one did not: all are known, if at different times.
+
+        On a slow computer the silent one may have answered long after the first of the last reading.
+        """
+        if self.reading is None or newest.at > self.reading.at:
+            self._take(newest)
 
     def _open_again(self) -> None:
         """By the same name; whoever is there then must be who was there before."""

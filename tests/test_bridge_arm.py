@@ -197,6 +197,47 @@ def test_a_shadow_must_obey_its_leader(bus):
         arm.check()
 
 
+def test_what_came_before_a_silence_is_known_and_how_old_the_rest_is(bus):
+    line, arm = bus()
+    questions = itertools.count(1.0, 0.03)  # a slow computer: each is asked 30 ms after the one before
+    arm._clock = lambda: next(questions)
+    before = arm.read()
+    asked_last = arm._samples["joint_5"][0]
+    assert before.at < asked_last
+    line.servo(5).mute = True
+    world = line.mechanics
+    world.joint("joint_2").position += 0.05
+    with pytest.raises(NoReply):
+        arm.read()
+    newest = arm.newest()
+    assert newest.at == asked_last, (
+        "as old as the oldest of its samples, and not as the first of the last reading"
+    )
+    moved = newest.position - before.position
+    assert moved[1] == pytest.approx(0.05, abs=0.002) and not moved[[0, 2, 3, 4]].any()
+
+
+@pytest.mark.parametrize("answered", [0.0, 0.05])
+def test_who_answered_last_counts_and_not_who_was_asked_first(answered, twin):
+    """A joint of which is heard nothing makes readings stale, by its own age."""
+    driver, line = (bridge := twin()).driver, bridge.line
+    driver.run(0.1)
+    first = driver.reading
+    arm = bridge.arm
+    arm._samples["joint_5"] = (first.at + answered, arm._samples["joint_5"][1])
+    line.servo(5).mute = True
+    for _ in range(5):
+        driver.beat.wait()
+        driver.cycle()
+    stale = [fault for fault in driver.safety.faults.history if fault.kind == "readings stale"]
+    assert len(stale) == (answered == 0.0)
+    assert driver.reading.at == first.at + answered
+    for _ in range(3):
+        driver.beat.wait()
+        driver.cycle()
+    assert driver.safety.mode is Mode.HOLDING
+
+
 def test_one_dead_servo_does_not_hide_the_others(bus):
     line, arm = bus(retries=0)
     line.wire.add(WireFault(silence(), servo_id=2, instruction=int(Instruction.BULK_READ)))

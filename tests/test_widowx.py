@@ -10,11 +10,14 @@ import pytest
 from benchmarks.solvability import Inspection, held_out, inspect, random_actions, success_by_episode
 from hardware_bridge.config import EXAMPLE, TWIN, load
 from meld_agents.reference import ExplorerPolicy
+from meld_envs.camera import Camera
 from meld_envs.families import widowx_ethernet
 from meld_envs.families.widowx_ethernet import next_goal
+from meld_envs.meshes import UNSEEN
 from meld_envs.robots import widowx
 from meld_envs.robots.widowx import JOINTS, NUM_JOINTS
 from meld_envs.robots.workspace import Outlook
+from meld_envs.world import World
 
 ETHERNET = "meld/WidowXEthernet-v0"
 TIP = slice(15, 18)  # of the state: the tip's place, m
@@ -491,3 +494,58 @@ def test_what_a_policy_needs_is_seen():
         assert (picture.min(axis=-1) > 200).sum() > 50, "white"
     dark = (frame[36:, 64:].max(axis=-1) < 100).sum(axis=0) > 1
     assert np.count_nonzero(np.diff(dark.astype(int)) == 1) == 4
+
+
+def test_meshes_look_like_the_boxes_that_are_touched():
+    """Faces that nobody sees are left out, and no others; none is inside out."""
+
+    def drawn(meshes):
+        spec = widowx_ethernet.build_spec()
+        for geom in spec.body("switch").geoms:
+            if geom.type == mujoco.mjtGeom.mjGEOM_MESH:
+                geom.group = 0 if meshes else UNSEEN
+            elif geom.group == UNSEEN:
+                geom.group = UNSEEN if meshes else 0
+        if not meshes:
+            for y in widowx_ethernet.PORT_Y:
+                place = (0.0, y, widowx_ethernet.FACE - widowx_ethernet.DEPTH + 0.0001)
+                half = (*widowx_ethernet.HALF_PORT, 0.0005)
+                look = {"material": "hole", "contype": 0, "conaffinity": 0}
+                spec.body("switch").add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=half, pos=place, **look)
+        world = World(spec.compile(), len(poses), varied=("body_quat",))
+        world.qpos[:] = poses
+        turned = world.model.body("switch").id
+        world.fields["body_quat"][:, turned] = turns
+        camera = Camera(world, widowx_ethernet.WidowXEthernet.cameras, 64, quality=quality)
+        frames = camera.draw().astype(int)
+        camera.close()
+        return frames
+
+    quality = widowx_ethernet.WidowXEthernet.quality
+    places = [(0.16, 0.0, 0.09), (0.15, 0.04, 0.1), (0.15, -0.04, 0.1), (0.2, 0.027, 0.05)]
+    poses = np.array([widowx.angles_at(np.array(place), np.array(0.1)) for place in places])
+    turns = np.array([(np.cos(half), 0.0, 0.0, np.sin(half)) for half in (0.0, 0.07, -0.07, 1.0)])
+    meshes, boxes = drawn(True), drawn(False)
+    differs = np.abs(meshes - boxes).max(axis=-1) > 60
+    assert differs.mean(axis=(1, 2)).max() < 2e-3, "but for single pixels at edges"
+
+
+def test_links_without_contacts_reach_nothing():
+    model = widowx_ethernet.build_spec().compile()
+    data = mujoco.MjData(model)
+    links = {model.body(name).id for name in widowx.FREE}
+    free = [geom for geom in range(model.ngeom) if model.geom_bodyid[geom] in links]
+    touched = [geom for geom in range(model.ngeom) if model.geom_conaffinity[geom]]
+    base = model.geom("base_0").id
+    assert len(free) == 4 and len(touched) > 15
+    nearest = np.inf
+    for base_turn in np.linspace(*widowx.LIMITS[0], 15):
+        for lean in np.linspace(*widowx.LIMITS[1], 25):
+            data.qpos[:2] = base_turn, lean
+            mujoco.mj_kinematics(model, data)
+            for geom in free:
+                for other in touched:
+                    if not (other == base and model.geom(geom).name == "shoulder_0"):  # stands on it
+                        gap = mujoco.mj_geomDistance(model, data, geom, other, 0.2, None)
+                        nearest = min(nearest, gap)
+    assert 0.005 < nearest < 0.05
