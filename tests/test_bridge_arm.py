@@ -224,6 +224,7 @@ def test_who_answered_last_counts_and_not_who_was_asked_first(answered, twin):
     driver.run(0.1)
     first = driver.reading
     arm = bridge.arm
+    arm.link.slack = 0.005
     arm._samples["joint_5"] = (first.at + answered, arm._samples["joint_5"][1])
     line.servo(5).mute = True
     for _ in range(5):
