@@ -17,7 +17,7 @@ import numpy as np
 from hardware_bridge.errors import BadReply, LinkError, NoReply, PortError, Reply, ReplyError
 from hardware_bridge.faults import KINDS, Condition
 from hardware_bridge.fences import Tables, differences, fences
-from hardware_bridge.link import Link
+from hardware_bridge.link import Late, Link
 from hardware_bridge.protocol import ALERT, Error1
 from hardware_bridge.servos import ArmProfile, JointSpec, ServoRef, model_by_number
 from hardware_bridge.watchdogs import Reading
@@ -197,20 +197,32 @@ class ServoArm:
         """
         left = list(axes)
         for chain in chains:
-            asked, replies = self._clock(), self._chained(chain)
+            asked = self._clock()
+            replies = self._chained(chain, self._late(asked))
             for axis in chain:
                 if axis.id in replies:
                     left.remove(axis)
                     yield axis, asked, self._state(axis, replies[axis.id])
         for axis in left:
             asked = self._clock()
-            yield axis, asked, self._state(axis, self._single(axis))
+            yield axis, asked, self._state(axis, self._single(axis, self._late(asked)))
 
     def _state(self, axis: JointSpec, reply: Reply) -> dict[str, int]:
         self._look_at(axis, reply)
         return axis.model.unpack(axis.model.state_block[0], reply.data)
 
-    def _chained(self, chain: Sequence[JointSpec]) -> Mapping[int, Reply]:
+    def _late(self, asked: float) -> Late:
+        """Takes a joint's answer that comes after all: it is of the time at which it was asked (s)."""
+
+        def take(reply: Reply) -> None:
+            for joint in self.profile.joints:
+                if joint.id == reply.id and asked > self._samples.get(joint.name, (-math.inf,))[0]:
+                    values = joint.model.unpack(joint.model.state_block[0], reply.data)
+                    self._samples[joint.name] = (asked, _told(joint, values))
+
+        return take
+
+    def _chained(self, chain: Sequence[JointSpec], late: Late) -> Mapping[int, Reply]:
         """Several joints in one go; after a broken chain what came of it, the rest is asked one by one.
 
         Raises:
@@ -226,8 +238,8 @@ class ServoArm:
             return {}
         try:
             if protocol == 2:
-                return self.link.sync_read(address, length, [joint.id for joint in chain])
-            return self.link.bulk_read(1, [(joint.id, address, length) for joint in chain])
+                return self.link.sync_read(address, length, [joint.id for joint in chain], late)
+            return self.link.bulk_read(1, [(joint.id, address, length) for joint in chain], late)
         except NoReply as error:
             silent = next(joint for joint in chain if joint.id == error.ids[0])
             self._silent.add(silent.id)  # it has been asked once, then
@@ -240,11 +252,12 @@ class ServoArm:
             self.conditions.append(Condition("packet lost", "arm", error.what))
             return {}
 
-    def _single(self, axis: JointSpec) -> Reply:
+    def _single(self, axis: JointSpec, late: Late) -> Reply:
         """One axis; who was silent lately is asked once only, or it would cost the others their tick."""
         retries = 0 if axis.id in self._silent else None
         try:
-            reply = self.link.read(axis.protocol, axis.id, *axis.model.state_block, retries=retries)
+            block = axis.model.state_block
+            reply = self.link.read(axis.protocol, axis.id, *block, retries=retries, late=late)
         except NoReply:
             self._silent.add(axis.id)
             raise

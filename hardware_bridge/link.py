@@ -7,7 +7,8 @@ question; every failure of the port one exception; a second program kept out; a 
 Late replies. Protocol 1 has no sequence number, so after a missing reply the servo "owes" one. Before it is
 asked again, its worst latency is waited out, the input is drained, and a read of a length that it does not
 owe is sent: the line keeps the order of bytes, so once that answer is here, nothing older can follow. Replies
-of servos that owe one are thrown away, and counted, while others are asked.
+of servos that owe one are counted while others are asked, and no answer to what is asked then; whoever asked
+gets one, if he said so (``late``) and it can only be the answer to that one question.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
 
 import serial
 
@@ -109,6 +111,15 @@ class _Wait:
 
 
 Record = Callable[[Transaction], None]
+#: Gets the answer to a question that was given up, if it comes after all: amid another transaction.
+Late = Callable[[Reply], None]
+
+
+class _Owed(NamedTuple):
+    """A question without an answer: when it was sent (monotonic, s), and who wants to have that after all."""
+
+    sent_at: float
+    late: Late | None
 
 
 class Link:
@@ -164,7 +175,7 @@ class Link:
         self.sent = 0
         self._repeat_until = self._patience = math.inf
         self._lock = threading.RLock()
-        self._owed: dict[int, Counter[int]] = {}  # id: replies that may still come, by length
+        self._owed: dict[int, dict[int, list[_Owed]]] = {}  # by id and length: replies that may still come
         self._quiet_from = 0.0  # by when anything owed should have come
         self._late_at = -math.inf  # when an answer came late last: this computer is slow (monotonic, s)
         self._received = bytearray()  # of this attempt
@@ -268,14 +279,21 @@ class Link:
         return self._one(protocol, f"ping id {servo_id}", packet, servo_id, length, retries)
 
     def read(
-        self, protocol: int, servo_id: int, address: int, length: int, *, retries: int | None = None
+        self,
+        protocol: int,
+        servo_id: int,
+        address: int,
+        length: int,
+        *,
+        retries: int | None = None,
+        late: Late | None = None,
     ) -> Reply:
         """``length`` bytes from ``address``."""
         if length < 1:
             raise ValueError(f"a read of {length} bytes from id {servo_id}")
         what = f"read {length} bytes at {address} of id {servo_id}"
         packet = PROTOCOLS[protocol].read(servo_id, address, length)
-        return self._one(protocol, what, packet, servo_id, length, retries)
+        return self._one(protocol, what, packet, servo_id, length, retries, late)
 
     def write(self, protocol: int, servo_id: int, address: int, data: bytes) -> Reply:
         """Writes and waits for the acknowledgement, which proves arrival and not obedience."""
@@ -308,7 +326,9 @@ class Link:
         what = f"sync write at {address} of ids {', '.join(map(str, values))}"
         self._many(protocol, what, PROTOCOLS[protocol].sync_write(address, length, values), ())
 
-    def bulk_read(self, protocol: int, requests: Sequence[tuple[int, int, int]]) -> dict[int, Reply]:
+    def bulk_read(
+        self, protocol: int, requests: Sequence[tuple[int, int, int]], late: Late | None = None
+    ) -> dict[int, Reply]:
         """(id, address, length) of several servos in one packet. Tried once: single reads are the way on.
 
         Raises:
@@ -318,13 +338,15 @@ class Link:
         """
         what = f"bulk read of ids {', '.join(str(request[0]) for request in requests)}"
         expected = [(servo_id, length) for servo_id, _, length in requests]
-        return self._many(protocol, what, PROTOCOLS[protocol].bulk_read(requests), expected, retries=0)
+        return self._many(protocol, what, PROTOCOLS[protocol].bulk_read(requests), expected, 0, late)
 
-    def sync_read(self, address: int, length: int, ids: Sequence[int]) -> dict[int, Reply]:
+    def sync_read(
+        self, address: int, length: int, ids: Sequence[int], late: Late | None = None
+    ) -> dict[int, Reply]:
         """Protocol 2: the same registers of several servos in one packet; errors as in ``bulk_read``."""
         what = f"sync read of {length} bytes at {address} of ids {', '.join(map(str, ids))}"
         packet = PROTOCOL_2.sync_read(address, length, ids)
-        return self._many(2, what, packet, [(servo_id, length) for servo_id in ids], retries=0)
+        return self._many(2, what, packet, [(servo_id, length) for servo_id in ids], 0, late)
 
     def scan(self, protocol: int, ids: Iterable[int]) -> dict[int, Reply | BadReply]:
         """Who answers a ping; a damaged answer may be two servos with one id."""
@@ -341,11 +363,18 @@ class Link:
     # ------------------------------------------------------------ attempts
 
     def _one(
-        self, protocol: int, what: str, packet: bytes, servo_id: int, length: int, retries: int | None
+        self,
+        protocol: int,
+        what: str,
+        packet: bytes,
+        servo_id: int,
+        length: int,
+        retries: int | None,
+        late: Late | None = None,
     ) -> Reply:
         if servo_id == BROADCAST:
             raise ValueError(f"{what}: nobody answers a broadcast; use broadcast_write or action")
-        return self._many(protocol, what, packet, [(servo_id, length)], retries)[servo_id]
+        return self._many(protocol, what, packet, [(servo_id, length)], retries, late)[servo_id]
 
     def _many(
         self,
@@ -354,6 +383,7 @@ class Link:
         packet: bytes,
         expected: Sequence[tuple[int, int]],
         retries: int | None = None,
+        late: Late | None = None,
     ) -> dict[int, Reply]:
         """One packet and its replies, tried again after a missing or damaged one."""
         attempts = 1 + (self.retries if retries is None else retries)
@@ -361,10 +391,10 @@ class Link:
             for attempt in range(1, attempts + 1):
                 try:
                     self._settle(protocol, [servo_id for servo_id, _ in expected])
-                    return self._attempt(protocol, what, packet, expected, attempt)
+                    return self._attempt(protocol, what, packet, expected, attempt, late=late)
                 except (NoReply, BadReply, Refused) as error:
-                    late = time.monotonic() >= self._repeat_until
-                    if late or attempt == attempts or not _worth_repeating(protocol, error):
+                    over = time.monotonic() >= self._repeat_until
+                    if over or attempt == attempts or not _worth_repeating(protocol, error):
                         raise
                     self.counts["retries"] += 1
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -377,14 +407,17 @@ class Link:
             return servo_id in self._owed
 
     def _came_late(self, status: Status) -> None:
-        """An answer to an earlier question: it is thrown away, and owed no longer."""
+        """An answer to an earlier question: it is owed no longer, and for whoever wants it still."""
         self.counts["late"] += 1
         self._late_at = time.monotonic()
-        owed = self._owed.get(status.id, Counter[int]())
-        owed[len(status.data)] -= 1
-        if left := +owed:
-            self._owed[status.id] = left
-        else:
+        owed = self._owed.get(status.id, {})
+        questions = owed.pop(len(status.data), [])
+        if questions[1:]:  # of several alike nobody knows which it answers
+            owed[len(status.data)] = questions[1:]
+        elif questions and questions[0].late is not None:
+            protocol, error, data = status.protocol, status.error, status.data
+            questions[0].late(Reply(status.id, protocol, error, data, questions[0].sent_at, self._late_at))
+        if not owed:
             self._owed.pop(status.id, None)
 
     def _settle(self, protocol: int, ids: Sequence[int]) -> None:
@@ -415,6 +448,7 @@ class Link:
         expected: Sequence[tuple[int, int]],
         attempt: int,
         stale: frozenset[int] = frozenset(),
+        late: Late | None = None,
     ) -> dict[int, Reply]:
         """One packet out, its replies in; books the outcome."""
         self._received.clear()
@@ -426,7 +460,7 @@ class Link:
             self._write(packet, what)
             if self.serve is not None and expected:
                 self.serve(self.sent)
-            return self._collect(protocol, what, expected, started, deadline, stale)
+            return self._collect(protocol, what, expected, started, deadline, stale, late)
         except ReplyError as error:
             outcome, concerned = error.reason, list(error.ids[:1])
             raise
@@ -472,6 +506,7 @@ class Link:
         started: float,
         deadline: float,
         stale: frozenset[int],
+        late: Late | None,
     ) -> dict[int, Reply]:
         """Waits for the replies, in their order."""
         replies: dict[int, Reply] = {}
@@ -508,7 +543,8 @@ class Link:
                 "skipped",
             )
             for servo_id, length in waiting[arrived:]:
-                self._owed.setdefault(servo_id, Counter())[length] += 1
+                owed = self._owed.setdefault(servo_id, {})
+                owed.setdefault(length, []).append(_Owed(started, late))
             # No question may meet it on the wire; what a slow computer sees later is settled by its length.
             self._quiet_from = max(deadline, time.monotonic()) + 2 * self.latency_timer
             raise
@@ -517,7 +553,7 @@ class Link:
     def _status(
         self, what: str, event: Packet | ProtocolError, due: Sequence[tuple[int, int]], stale: frozenset[int]
     ) -> Status | None:
-        """The status if it is the first that is due; None for a late one, which is thrown away."""
+        """The status if it is the first that is due; None for a late one."""
         servo_id, length = due[0]
         try:
             if isinstance(event, ProtocolError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -26,7 +27,7 @@ from hardware_bridge.safety import Mode, Safety
 from hardware_bridge.servos import PROFILES, WIDOWX_MK2, WX200
 from hardware_bridge.twin.arm import WidowXWorld
 from hardware_bridge.twin.build import bench, emulate
-from hardware_bridge.twin.faults import WireFault, silence
+from hardware_bridge.twin.faults import WireFault, delay, silence
 from hardware_bridge.twin.joint import Drive
 from hardware_bridge.twin.line import Line
 from meld_envs.families.widowx_ethernet import FACE
@@ -215,6 +216,26 @@ def test_what_came_before_a_silence_is_known_and_how_old_the_rest_is(bus):
     )
     moved = newest.position - before.position
     assert moved[1] == pytest.approx(0.05, abs=0.002) and not moved[[0, 2, 3, 4]].any()
+
+
+def test_an_answer_that_comes_after_all_is_of_when_it_was_asked_for(bus):
+    line, arm = bus()
+    questions = itertools.count(1.0, 0.03)
+    arm._clock = lambda: next(questions)
+    before, arm.link.slack, arm.link.retries = arm.read(), 0.01, 0
+    line.wire.add(WireFault(delay(0.05), servo_id=5))
+    line.mechanics.joint("joint_5").position += 0.05
+    with pytest.raises(NoReply):
+        arm.read()
+    assert arm.newest().position[4] == before.position[4]
+    asked = arm._samples["joint_1"][0] + 0.03  # joint 5 was asked next
+    line.mechanics.joint("joint_5").position += 0.05
+    line.wire.clear()
+    time.sleep(0.1)
+    line.pump(0)
+    assert not arm.link.owes(1, 5), "it has come"
+    assert arm._samples["joint_5"][0] == pytest.approx(asked)
+    assert arm.newest().position[4] - before.position[4] == pytest.approx(0.05, abs=0.005), "as it was then"
 
 
 @pytest.mark.parametrize("answered", [0.0, 0.05])

@@ -219,7 +219,7 @@ def test_the_sdk_unstuffs_what_the_servo_stuffs(start, client):
     line = start(WX200)
     with line.lock:
         servo = line.servo(1)
-        servo.refresh = lambda: None
+        servo.refresh = lambda *block: None
         servo.table["present_current"] = -1
         servo.table["present_velocity"] = -3
     maker = client(line)
@@ -441,6 +441,30 @@ def test_a_late_reply_does_not_disturb_other_servos(start, connect):
     assert link.read(1, 2, 36, 2).data == POSITION
     assert link.read(1, 1, 36, 2).data == POSITION
     assert link.counts["wrong id"] == 0
+
+
+@pytest.mark.parametrize("questions", [1, 2])
+def test_whoever_asked_gets_an_answer_that_comes_after_all_if_it_is_surely_his(questions, start, connect):
+    line, answers = start(), []
+    link = connect(line, slack=0.02, retries=0)
+    line.wire.add(WireFault(faults.delay(0.2), servo_id=1))
+    before = time.monotonic()
+    with pytest.raises(NoReply):
+        link.read(1, 1, 36, 2, late=answers.append)
+    given_up = time.monotonic()
+    if questions == 2:  # of the same length: the second is not settled, as a packet went lost would be
+        link._owed[1][2] *= 2
+    time.sleep(0.3)
+    assert not answers, "nobody listens"
+    link.slack = PATIENT
+    assert link.read(1, 2, 36, 2).data == POSITION
+    if questions == 2:
+        assert not answers
+        return
+    [answer] = answers
+    assert (answer.id, answer.data) == (1, POSITION)
+    assert before <= answer.sent_at <= given_up < answer.received_at
+    assert not link.owes(1, 1)
 
 
 CHAIN = [(servo_id, 36, 8) for servo_id in (1, 2, 3, 4)]
