@@ -76,9 +76,8 @@ class ServoArm:
         self._sent: dict[str, int] = {}  # goals, as ticks, by name of axis
         self._silent: set[int] = set()  # ids that did not answer the last single read
         self._refused = ""  # the axis whose goal register did not hold what was sent
-        self._samples: dict[
-            str, tuple[float, tuple[float, ...]]
-        ] = {}  # when joints were asked, and what they said
+        #: When each joint was asked (s), and what it said.
+        self._samples: dict[str, tuple[float, tuple[float, ...]]] = {}
         self._read_at = math.inf  # when the joints were read last (s)
 
     # ------------------------------------------------------------ start
@@ -209,7 +208,7 @@ class ServoArm:
 
     def _state(self, axis: JointSpec, reply: Reply) -> dict[str, int]:
         self._look_at(axis, reply)
-        return axis.model.unpack(axis.model.state_block[0], reply.data)
+        return _registers(axis, reply)
 
     def _late(self, asked: float) -> Late:
         """Takes a joint's answer that comes after all: it is of the time at which it was asked (s)."""
@@ -217,8 +216,7 @@ class ServoArm:
         def take(reply: Reply) -> None:
             for joint in self.profile.joints:
                 if joint.id == reply.id and asked > self._samples.get(joint.name, (-math.inf,))[0]:
-                    values = joint.model.unpack(joint.model.state_block[0], reply.data)
-                    self._samples[joint.name] = (asked, _told(joint, values))
+                    self._samples[joint.name] = (asked, _told(joint, _registers(joint, reply)))
 
         return take
 
@@ -506,6 +504,11 @@ def _goal(axis: JointSpec, position: float, speed: float) -> dict[str, int]:
         "goal_position": axis.to_tick(position),
         axis.model.speed_register: axis.to_speed_ticks(speed),
     }
+
+
+def _registers(axis: JointSpec, reply: Reply) -> dict[str, int]:
+    """Of an axis' state, by the answer to a question for it."""
+    return axis.model.unpack(axis.model.state_block[0], reply.data)
 
 
 def _told(axis: JointSpec, values: Mapping[str, int]) -> tuple[float, ...]:

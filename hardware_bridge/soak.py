@@ -211,8 +211,8 @@ class Soak:
             if session is not None and session.door.alive:
                 bus, before = session.door.bus_before_hold(), self._bus
                 self._bus = bus
-                # A failure that held nothing has no bus of its own.
-                self.held += [what, *(bus if bus != before else ["  the arm was not held"]), ""]
+                # A failure that held nothing, or follows from the hold above, has no bus of its own.
+                self.held += [what, *(bus if bus != before else ["  the arm was not held anew"]), ""]
 
     def _angles(self) -> np.ndarray:
         """Of the joints, ``(5,)`` rad, as measured."""

@@ -23,7 +23,7 @@ class Reading:
     """What the joints measured.
 
     Args:
-        at: when, monotonic (s): the capture, not the arrival.
+        at: when the joint was asked that was heard longest ago, monotonic (s): the capture, not the arrival.
         position: ``(joints,)`` rad.
         velocity: ``(joints,)`` rad/s.
         load: ``(joints,)`` signed fraction of stall torque, or NaN where a servo does not tell.

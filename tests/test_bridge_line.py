@@ -452,7 +452,7 @@ def test_whoever_asked_gets_an_answer_that_comes_after_all_if_it_is_surely_his(q
     with pytest.raises(NoReply):
         link.read(1, 1, 36, 2, late=answers.append)
     given_up = time.monotonic()
-    if questions == 2:  # of the same length: the second is not settled, as a packet went lost would be
+    if questions == 2:  # of the same length: nobody knows which of them is answered
         link._owed[1][2] *= 2
     time.sleep(0.3)
     assert not answers, "nobody listens"

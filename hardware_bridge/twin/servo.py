@@ -70,6 +70,7 @@ class Profile:
         self.position, self.velocity = position, 0.0
 
     def rests_at(self, goal: float) -> bool:
+        """Whether there is nothing to follow."""
         return self.position == goal and self.velocity == 0.0
 
     def follow(self, goal: float, speed: float, acceleration: float, dt: float) -> None:
@@ -182,11 +183,8 @@ class Servo(ABC):
 
     def hears(self, protocol: int, rate: int) -> bool:
         """Whether it understands now what is sent in a protocol at a rate (bits per second)."""
-        return (
-            self.protocol == protocol
-            and self.listening
-            and _understands(protocol, self._values["baud_rate"], rate)
-        )
+        own = self.baud
+        return self.protocol == protocol and self.listening and abs(own - rate) <= BAUD_TOLERANCE * own
 
     def bus_activity(self) -> None:  # noqa: B027 - only servos with a bus watchdog care
         """Somebody sent an instruction that this servo understands, to whomever."""
@@ -455,13 +453,6 @@ class Servo(ABC):
     def _angle(self, tick: float) -> float:
         """Shaft angle (rad) of a raw position."""
         return (tick - self.model.centre) * self.model.rad_per_tick
-
-
-@lru_cache(maxsize=256)
-def _understands(protocol: int, code: int, rate: int) -> bool:
-    """Whether who listens at the rate of a baud register understands what is sent at another."""
-    own = baud_rate(protocol, code)
-    return abs(own - rate) <= BAUD_TOLERANCE * own
 
 
 @lru_cache(maxsize=16)

@@ -378,7 +378,7 @@ def build_spec() -> mujoco.MjSpec:
 def _add_switch(spec: mujoco.MjSpec, body: mujoco.MjsBody) -> None:
     """Housing, ribs between the ports, and walls along them; every edge of a port has a lead-in.
 
-    Ribs and walls are touched as boxes and drawn as one mesh: half of a picture's time went to them.
+    Ribs and walls are touched as boxes and drawn as one mesh: a renderer in software takes its time by geoms.
     """
     box, cylinder = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
     floor, middle = FACE - DEPTH, FACE - DEPTH / 2.0

@@ -303,7 +303,7 @@ MATERIALS = {
 ARM: dict[str, Any] = {"contype": 1, "conaffinity": 0}
 UNTOUCHED: dict[str, Any] = {"contype": 0, "conaffinity": 0}
 #: Links that reach neither the arm's own base nor what is before it, however its joints stand: to look for
-#: contacts there takes a tenth of a physics step.
+#: contacts there takes a twelfth of a physics step.
 FREE = ("shoulder", "biceps")
 #: Hard plastic, as stiff as steps of 2.5 ms allow; in contacts its numbers hold, not the arm's.
 SURROUNDINGS: dict[str, Any] = {
