@@ -22,6 +22,7 @@ from hardware_bridge.link import Link
 from hardware_bridge.servos import WIDOWX_MK2
 from hardware_bridge.twin.pictures import PictureServer, chart
 from hardware_bridge.twin.robot import EmulatedRobot
+from hardware_bridge.twin.senses import paint
 from meld_envs.robots import widowx
 
 #: How far each servo's horn is off, in ticks.
@@ -202,7 +203,7 @@ def test_at_a_terminal_a_person_decides(robot, monkeypatch, answer, zero):
 
 
 def test_a_part_that_fails_does_not_keep_the_others_from_being_written(robot, capsys):
-    robot.insert(1)
+    robot.senses.insert(1)
     arguments = ["height", "sensor", "--yes", "--base-height", "0.12"]
     assert main(["calibrate", str(robot.config), *arguments]) == 1
     assert "[ FAULT ] sensor: insertion sensor" in capsys.readouterr().out
@@ -304,7 +305,7 @@ def test_pictures_of_another_size_get_a_crop_and_a_reference_at_rest_alone(robot
     folded(robot)
     seen = devices.cameras(configuration, QUICK, print).changes["cameras.0.reference"]
     rest = robot.configuration.arm.rest
-    assert seen == pytest.approx(signature(robot.view.paint_at("front", rest, (0.0, 0.0))), abs=6)
+    assert seen == pytest.approx(signature(paint(128, "front", rest, (0.0, 0.0))), abs=6)
 
 
 # Sensor and fences ----------------------------------------------------------------------------------
@@ -313,9 +314,9 @@ def test_pictures_of_another_size_get_a_crop_and_a_reference_at_rest_alone(robot
 def test_the_plug_is_tried_in_every_port_by_a_person(robot):
     def tell(line):
         if port := re.search(r"into port (\d)", line):
-            robot.insert(order[int(port.group(1))])
+            robot.senses.insert(order[int(port.group(1))])
         elif line == "pull it out":
-            robot.insert(None)
+            robot.senses.insert(None)
 
     order = [0, 1, 2, 3]
     assert len(devices.sensor(robot.configuration, QUICK, tell, person=True).lines) == 5
@@ -324,7 +325,7 @@ def test_the_plug_is_tried_in_every_port_by_a_person(robot):
         devices.sensor(robot.configuration, QUICK, tell, person=True)
     with pytest.raises(SensorStuck):
         devices.sensor(robot.configuration, QUICK, tell, person=False)
-    robot.insert(None)
+    robot.senses.insert(None)
     assert "takes a person" in devices.sensor(robot.configuration, QUICK, tell, person=False).lines[1]
     with pytest.raises(CalibrationError, match="port 0 was not noticed within 0 s"):
         devices.sensor(robot.configuration, Patience(0.2, 0.2), lambda line: None, person=True)

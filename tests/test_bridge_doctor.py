@@ -65,7 +65,7 @@ def test_a_sound_robot_is_healthy_and_the_exit_code_says_so(tmp_path, capsys):
         assert code == 0 and text.endswith("every device is healthy\n"), text
         for name in ("port", *(f"servo {number} " for number in range(1, 9)), "camera front", "camera wrist"):
             assert f"[  ok   ] {name}" in text
-        robot.insert(2)
+        robot.senses.insert(2)
         assert main(["doctor", "--config", str(robot.config), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     wrong = [item for item in report["findings"] if item["level"] == "fault"]

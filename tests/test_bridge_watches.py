@@ -122,7 +122,7 @@ def test_a_session_begins_no_episode_with_a_dark_camera_and_goes_to_rest_without
     with EmulatedRobot(tmp_path, TWIN) as robot:
         with Session(robot.config) as session:
             session.door.begin_episode()
-            robot.view.paint = lambda name: np.zeros((128, 128, 3), np.uint8)
+            robot.senses.spoil("front", "black")
             assert until(lambda: "camera dark" in kinds(session), 1.0)
             for _ in range(20):
                 with pytest.raises(FaultError, match="camera dark"):
@@ -154,7 +154,7 @@ def test_exchanged_cameras_keep_torque_off(tmp_path):
 @pytest.mark.real_time
 def test_with_a_plug_in_no_episode_begins_and_the_sensor_is_named(tmp_path):
     with EmulatedRobot(tmp_path, TWIN) as robot, Session(robot.config) as session:
-        robot.insert(0)
+        robot.senses.insert(0)
         with pytest.raises(SensorStuck):
             session.begin_episode((0.0, -1.4, 1.4, 0.1, 0.0))
         assert until(lambda: "sensor stuck" in kinds(session), 1.0)

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,22 @@ _NOISES = 5
 _PLAIN = {"black": 0, "saturated": 251, "covered": 25}
 
 CameraDefect = Literal["black", "saturated", "covered", "frozen", "slow"]
+
+
+class Lens(NamedTuple):
+    """An emulated camera of an emulated robot.
+
+    Attributes:
+        path: of its socket.
+        shows: what it is pointed at, a name of ``painter.CAMERAS``.
+        rate: pictures a second.
+        defect: from the start, if it has one.
+    """
+
+    path: Path
+    shows: str
+    rate: float
+    defect: CameraDefect | None = None
 
 
 def chart(name: str, height: int, width: int) -> np.ndarray:

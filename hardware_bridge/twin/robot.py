@@ -24,8 +24,9 @@ from hardware_bridge.twin.arm import WidowXWorld
 from hardware_bridge.twin.build import emulate
 from hardware_bridge.twin.joint import RELEASED
 from hardware_bridge.twin.line import Line
-from hardware_bridge.twin.pictures import CameraDefect, PictureServer
-from hardware_bridge.twin.senses import ContactFile, View
+from hardware_bridge.twin.pictures import CameraDefect, Lens
+from hardware_bridge.twin.posture import Posture
+from hardware_bridge.twin.senses import Senses, paint
 from hardware_bridge.twin.servo1 import Servo1
 
 #: Width and height of the emulated cameras' pictures.
@@ -121,11 +122,19 @@ class CradledArm(WidowXWorld):
     """The arm with a cradle under its rest pose, in which it lies while no motor holds it.
 
     Without torque anywhere else it falls, unless a hand holds it.
+
+    Attributes:
+        posture: where arm and rig are after each step, for other processes.
     """
 
     def __init__(self, profile: ArmProfile) -> None:
         super().__init__(profile)
         self._support = tuple(profile.rest)
+        self.posture = Posture()
+        self._tell()
+
+    def _tell(self) -> None:
+        self.posture.write([joint.position for joint in self._arm], self.rig)
 
     def hold(self, angles: Mapping[str, float]) -> None:
         """Moves axes (rad or m, by name) by hand; joints stay there as long as no motor moves them."""
@@ -148,10 +157,11 @@ class CradledArm(WidowXWorld):
         super().step(dt)
         if lies is not None:
             self.place(lies)
+        self._tell()
 
 
 class EmulatedRobot:
-    """The robot, in real time, in this process. Use it as a context manager.
+    """The robot, in real time: servos in this process, cameras and contact beside it. A context manager.
 
     Args:
         folder: Where its port, sockets, contact and configuration appear; it must exist.
@@ -162,8 +172,7 @@ class EmulatedRobot:
         config: Path of the configuration that leads to it.
         world: What its servos move.
         line: Its servos.
-        contact: Its plug's contacts.
-        view: What its cameras see.
+        senses: Its cameras, and what its plug feels.
 
     Raises:
         KeyError: an unknown defect; says which there are.
@@ -188,9 +197,8 @@ class EmulatedRobot:
         if any(axis.protocol != 1 for axis in profile):
             raise ValueError(f"{config}: defects and arm are for widowx_mk2, not {profile.name}")
         self.world = CradledArm(profile)
-        self.view = View(self.world, PICTURE)
         self.configuration = self._adapt(given)
-        self.contact = ContactFile(self.folder / "contact", self.world)
+        self.senses = Senses(self.world.posture, self.folder / "contact", self._lenses(), PICTURE)
         self.line = Line(
             emulate(profile, self.world), self.world, link_path=self.folder / "servos", tick=TICK
         )
@@ -201,7 +209,7 @@ class EmulatedRobot:
         changes: dict[str, object] = {"port.device": str(self.folder / "servos")}
         for index, camera in enumerate(given.cameras):
             place = f"cameras.{index}"
-            seen = signature(self.view.paint_at(camera.name, given.arm.rest, (0.0, 0.0)))
+            seen = signature(paint(PICTURE, camera.name, given.arm.rest, (0.0, 0.0)))
             changes |= {
                 f"{place}.device": f"twin:{self.folder / camera.name}",
                 f"{place}.size": [PICTURE, PICTURE],
@@ -216,33 +224,34 @@ class EmulatedRobot:
         """The serial port that a driver opens."""
         return str(self.folder / "servos")
 
-    def insert(self, port: int | None) -> None:
-        """A port of the panel says that the plug is in, wherever it is; None: only where it is."""
-        self.contact.force(port)
-
     def __enter__(self) -> EmulatedRobot:
         (self.folder / "recordings").mkdir(exist_ok=True)
         with contextlib.ExitStack() as opening:
-            opening.enter_context(self.contact)
-            self.insert(0 if "stuck-sensor" in self.defects else None)
+            opening.enter_context(self.senses)
+            if "stuck-sensor" in self.defects:
+                self.senses.insert(0)
             opening.enter_context(self.line)
             # Real servos wait for no program, their driver included.
             real_time(self.configuration.scheduling, self.line.thread_id, PRIORITY + 1)
-            for camera in self.configuration.cameras:
-                if camera.name == "wrist" and "missing-camera" in self.defects:
-                    continue
-                opening.enter_context(self._camera(camera.name, camera.rate))
             self._open = opening.pop_all()
         self._damage()
         return self
 
-    def _camera(self, name: str, rate: float) -> PictureServer:
-        shown = name
+    def _lenses(self) -> dict[str, Lens]:
+        """Its cameras, as far as they are plugged in."""
+        wanted = dict(_CAMERA_DEFECTS[defect] for defect in self.defects if defect in _CAMERA_DEFECTS)
+        shows = {"front": "front", "wrist": "wrist"}
         if "swapped-cameras" in self.defects:
-            shown = "wrist" if name == "front" else "front"
-        wanted = [_CAMERA_DEFECTS[defect] for defect in self.defects if defect in _CAMERA_DEFECTS]
-        defect = next((kind for camera, kind in wanted if camera == name), None)
-        return PictureServer(self.folder / name, lambda: self.view.paint(shown), rate, defect)
+            shows = {"front": "wrist", "wrist": "front"}
+        lenses: dict[str, Lens] = {
+            camera.name: Lens(
+                self.folder / camera.name, shows[camera.name], camera.rate, wanted.get(camera.name)
+            )
+            for camera in self.configuration.cameras
+        }
+        if "missing-camera" in self.defects:
+            del lenses["wrist"]
+        return lenses
 
     def _damage(self) -> None:
         with self.line.lock:
