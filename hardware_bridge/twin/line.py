@@ -353,24 +353,24 @@ class Line:
             self._failure = error
 
     def _wait(self) -> None:
-        """Until there is something to read, to send or to simulate."""
-        poller = select.poll()
-        poller.register(self._wake_read, select.POLLIN)
+        """Until there is something to read, to send or to simulate; one wait, for each may be a long one."""
         with self.lock:
+            watched = [self._wake_read]
             if self._master >= 0 and not self.deaf:
-                poller.register(self._master, select.POLLIN)
-            due = self._outbox[0][0] if self._outbox else None
-            sleep = None if self.clock == "lockstep" else 2 * self.tick
-        now = time.monotonic()
+                watched.append(self._master)
+            due = self._delivery()
+        sleep = None if self.clock == "lockstep" else 2 * self.tick
         if due is not None:
-            sleep = max(0.0, min(due - now, sleep if sleep is not None else due - now))
-        if sleep is not None and sleep < 1e-3:  # finer than poll can wait
-            time.sleep(sleep)
-            sleep = 0.0
-        # Rounded down: what is left of the last millisecond is slept off in the next round.
-        for fd, _ in poller.poll(None if sleep is None else int(sleep * 1000)):
-            if fd == self._wake_read:
-                os.read(self._wake_read, 4096)
+            left = max(0.0, due - time.monotonic())
+            sleep = left if sleep is None else min(left, sleep)
+        try:
+            ready = select.select(watched, [], [], sleep)[0]  # poll would wait in whole milliseconds
+        except OSError as error:
+            if error.errno != errno.EBADF:  # unplugged since
+                raise
+            return
+        if self._wake_read in ready:
+            os.read(self._wake_read, 4096)
 
     def _take_input(self) -> bool:
         """Reads and obeys whatever the driver has sent; whether there was anything."""
@@ -393,13 +393,21 @@ class Line:
             self._obey(event, rate)
         return True
 
+    def _delivery(self) -> float | None:
+        """When the adapter hands on what it has: together with all that comes within its timer."""
+        if not self._outbox:
+            return None
+        first = self._outbox[0][0]
+        return max(due for due, _ in self._outbox if due <= first + self.latency_timer)
+
     def _send_due(self) -> None:
-        """All that is due goes out in one piece: each piece costs the kernel a change of threads."""
-        outbox, due = self._outbox, b""
-        while outbox and outbox[0][0] <= time.monotonic():
-            due += outbox.popleft()[1]
-        if due:
-            self._put(due)
+        """In one piece, for each costs the kernel a change of threads, here and where it is read."""
+        delivery, due = self._delivery(), b""
+        if delivery is None or delivery > time.monotonic():
+            return
+        while self._outbox and self._outbox[0][0] <= time.monotonic():
+            due += self._outbox.popleft()[1]
+        self._put(due)
 
     def _put(self, data: bytes) -> None:
         if self._master < 0:
