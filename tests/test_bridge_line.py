@@ -540,6 +540,17 @@ def test_a_servo_whose_answer_comes_late_is_not_lost(damage, lost, start, connec
     assert arm.lost(5) == lost
 
 
+def test_a_chain_of_answers_leaves_the_adapter_in_one_piece(start, connect, monkeypatch):
+    line, pieces = start(clock="real", latency_timer=0.05), []
+    with line.lock:
+        for servo in line.servos:
+            servo.table["return_delay_time"] = 250  # 0.5 ms, after which each comes by itself
+    put = line._put
+    monkeypatch.setattr(line, "_put", lambda data: (pieces.append(data), put(data)))
+    connect(line, slack=PATIENT).bulk_read(1, CHAIN)
+    assert [len(piece) for piece in pieces] == [4 * (6 + 8)]
+
+
 def test_one_dead_servo_silences_the_chain_behind_it(start, connect):
     line = start()
     link = connect(line, slack=BRIEF)

@@ -142,6 +142,11 @@ def test_nothing_is_painted_for_nobody(tmp_path):
     assert painted
 
 
+def test_of_two_defects_a_camera_has_the_one_that_is_named_first(tmp_path):
+    robot = EmulatedRobot(tmp_path, TWIN, ["slow-camera", "frozen-camera", "black-camera", "missing-camera"])
+    assert {name: lens.defect for name, lens in robot._lenses().items()} == {"front": "slow"}
+
+
 def test_without_torque_it_lies_in_its_cradle_or_in_a_hand_and_falls_elsewhere(tmp_path):
     with EmulatedRobot(tmp_path, TWIN) as robot:
         rest = robot.configuration.arm.rest

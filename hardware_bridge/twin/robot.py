@@ -239,7 +239,8 @@ class EmulatedRobot:
 
     def _lenses(self) -> dict[str, Lens]:
         """Its cameras, as far as they are plugged in."""
-        wanted = dict(_CAMERA_DEFECTS[defect] for defect in self.defects if defect in _CAMERA_DEFECTS)
+        ordered = [_CAMERA_DEFECTS[defect] for defect in self.defects if defect in _CAMERA_DEFECTS]
+        wanted = dict(reversed(ordered))  # a camera has one: that which is named first
         shows = {"front": "front", "wrist": "wrist"}
         if "swapped-cameras" in self.defects:
             shows = {"front": "wrist", "wrist": "front"}
@@ -250,7 +251,7 @@ class EmulatedRobot:
             for camera in self.configuration.cameras
         }
         if "missing-camera" in self.defects:
-            del lenses["wrist"]
+            lenses.pop("wrist", None)
         return lenses
 
     def _damage(self) -> None:
